@@ -1,0 +1,96 @@
+"""The definition of every result: formulas evaluated by torch, tile by tile.
+
+It runs wherever torch runs, in any float dtype, with memory bounded by ``memory_limit``; every
+other backend is tested against it in float64, and it serves what no other backend supports.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..autodiff import transpose
+from ..expr import OPS, Expr, postorder, variables
+from ..plan import Geometry, Output
+
+name = "reference"
+
+
+def evaluate(f: Expr, values: dict[int, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Value of a formula; ``values`` maps variable indices to broadcastable tensors (..., dim)."""
+    memo: dict[Expr, torch.Tensor] = {}
+    for e in postorder(f):
+        if e.op == "var":
+            memo[e] = values[e.attr[0]]
+        elif e.op == "const":
+            memo[e] = like.new_tensor(e.attr[0]).reshape(1)
+        else:
+            memo[e] = OPS[e.op].reference(*(memo[a] for a in e.args), *e.attr)
+    return memo[f]
+
+
+def place(v: Expr, a: torch.Tensor, rows: slice, cols: slice) -> torch.Tensor:
+    """The argument of a variable, cut to a tile and laid out as (..., m, n, dim)."""
+    axis = v.attr[2]
+    if axis == "i":
+        return a[..., rows, :].unsqueeze(-2)
+    if axis == "j":
+        return a[..., cols, :].unsqueeze(-3)
+    return a[..., None, None, :]
+
+
+def block(f: Expr, args: tuple[torch.Tensor, ...], g: Geometry, rows: slice, cols: slice) -> torch.Tensor:
+    """The values f_ij of a tile, shape (*batch, m, n, dim)."""
+    values = {v.attr[0]: place(v, args[v.attr[0]], rows, cols) for v in variables(f)}
+    like = torch.empty(0, dtype=g.dtype, device=g.device)
+    m, n = len(range(*rows.indices(g.M))), len(range(*cols.indices(g.N)))
+    return evaluate(f, values, like).expand(*g.batch, m, n, f.dim)
+
+
+def _widest(f: Expr) -> int:
+    """Components a tile needs at once for each pair, roughly: the two widest nodes."""
+    dims = sorted((e.dim for e in postorder(f) if {"i", "j"} <= e.axes), reverse=True)[:3]
+    return max(sum(dims), f.dim + 1)
+
+
+def _reduce_rows(o: Output, args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int) -> tuple[torch.Tensor, ...]:
+    r = o.reduction
+    f = -o.expr if r.negated else o.expr
+    per_pair = 8 * _widest(f) * max(1, math.prod(g.batch))
+    pairs = max(1, min(memory_limit, 1 << 26) // per_pair)
+    n = max(1, min(g.N, int(pairs**0.5) * 4))
+    m = max(1, min(g.M, pairs // n))
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for i0 in range(0, g.M, m):
+        rows = slice(i0, min(g.M, i0 + m))
+        state = r.neutral(r, (*g.batch, rows.stop - i0, f.dim), g.dtype, g.device)
+        for j0 in range(0, g.N, n):
+            tile = block(f, args, g, rows, slice(j0, min(g.N, j0 + n)))
+            state = r.merge(r, state, r.tile(r, tile, j0))
+        parts.append(r.final(r, state))
+    if not parts:
+        parts = [r.final(r, r.neutral(r, (*g.batch, 0, f.dim), g.dtype, g.device))]
+    row_axis = len(g.batch)
+    joined = [torch.cat(p, row_axis) for p in zip(*parts, strict=True)]
+    return tuple(x if k == "index" else x.to(g.dtype) for x, k in zip(joined, r.outputs, strict=True))
+
+
+def run(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int) -> list[tuple[torch.Tensor, ...]]:
+    """Each output's tensors. Every output costs a pass of its own here."""
+    half = g.dtype in (torch.float16, torch.bfloat16)
+    work = Geometry(g.batch, g.M, g.N, torch.float32, g.device) if half else g
+    args = tuple(a.float() if half else a for a in args)
+    results = []
+    for o in outputs:
+        if o.axis == "j":
+            result = _reduce_rows(o, args, work, memory_limit)
+        elif o.axis == "i":
+            swapped = Geometry(work.batch, work.N, work.M, work.dtype, work.device)
+            result = _reduce_rows(Output(transpose(o.expr), o.reduction, "j"), args, swapped, memory_limit)
+        else:
+            rows = _reduce_rows(Output(o.expr, o.reduction, "j"), args, work, memory_limit)
+            r = o.reduction
+            result = (rows[0].sum(-2, dtype=torch.float64) if r.code == "sum" else rows[0].logsumexp(-2),)
+        results.append(tuple(x.to(g.dtype) if x.is_floating_point() else x for x in result))
+    return results

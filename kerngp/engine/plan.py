@@ -1,0 +1,109 @@
+"""What to compute: formulas with their reductions, and the sizes of one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
+from .expr import Expr, to_string, variables
+from .reductions import Reduction
+
+REDUCED = ("j", "i", "ij")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result of a pass: ``reduction`` of ``expr`` over ``axis``.
+
+    axis "j" leaves one result for each i, "i" one for each j, "ij" a single one.
+    """
+
+    expr: Expr
+    reduction: Reduction
+    axis: str = "j"
+
+    def __post_init__(self) -> None:
+        if self.axis not in REDUCED:
+            raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device."""
+
+    batch: tuple[int, ...]
+    M: int
+    N: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def result_shape(self, axis: str, dim: int) -> tuple[int, ...]:
+        rows = {"j": (self.M,), "i": (self.N,), "ij": ()}[axis]
+        return (*self.batch, *rows, dim)
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def measure(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], sizes: tuple[int | None, int | None]) -> Geometry:
+    """Check the arguments against the formulas and find the sizes of the call.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError
+        Naming the argument, what came and what was expected.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    batches: list[torch.Size] = []
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    for v in variables(*(o.expr for o in outputs)):
+        index, dim, axis = v.attr
+        if index >= len(args):
+            raise ShapeError(f"the formula uses argument {index} ({to_string(v)}) but only {len(args)} were given.")
+        a = args[index]
+        where = f"argument {index} ({to_string(v)})"
+        if not isinstance(a, torch.Tensor):
+            raise DTypeError(f"{where} is a {type(a).__name__}; expected a torch tensor.")
+        if a.dtype not in FLOATS:
+            raise DTypeError(f"{where} has dtype {a.dtype}; expected a floating dtype: convert it with .to(torch.float32).")
+        if dtype is not None and a.dtype != dtype:
+            raise DTypeError(f"{where} has dtype {a.dtype}, arguments before it {dtype}; convert them to one dtype.")
+        if device is not None and a.device != device:
+            raise DeviceError(f"{where} is on {a.device}, arguments before it on {device}; move them to one device.")
+        dtype, device = a.dtype, a.device
+        rank = 1 if axis == "p" else 2
+        if a.dim() < rank or a.shape[-1] != dim:
+            want = f"(..., {dim})" if axis == "p" else f"(..., {'M' if axis == 'i' else 'N'}, {dim})"
+            raise ShapeError(f"{where} has shape {tuple(a.shape)}; expected {want}.")
+        batches.append(a.shape[:-rank])
+        if axis != "p":
+            n = a.shape[-2]
+            seen = found.setdefault(axis, (n, where))
+            if seen[0] != n:
+                raise ShapeError(f"{where} has {n} rows, but {seen[1]} has {seen[0]}; "
+                                 f"all variables indexed by {axis} need the same number.")  # fmt: skip
+    counts = []
+    for axis, given in zip("ij", sizes, strict=True):
+        n = found.get(axis, (given, ""))[0]
+        if n is None:
+            raise ShapeError(f"no argument is indexed by {axis}, so its size is unknown; pass sizes=(M, N).")
+        if given is not None and given != n:
+            raise ShapeError(f"sizes says {given} for {axis}, but {found[axis][1]} has {n} rows.")
+        counts.append(n)
+    try:
+        batch = torch.broadcast_shapes(*batches) if batches else ()
+    except RuntimeError:
+        raise ShapeError(f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast.") from None
+    M, N = counts
+    for o in outputs:
+        n = N if o.axis == "j" else M
+        if o.reduction.selects and "index" in o.reduction.outputs and n == 0:
+            raise ShapeError(f"{o.reduction} over no entries has no index: the reduced axis is empty.")
+        if o.reduction.code == "kmin" and o.reduction.k > n:
+            raise ShapeError(f"{o.reduction}: k={o.reduction.k} exceeds the {n} entries of a row; choose k <= {n}.")
+        if o.reduction.selects and o.axis == "ij":
+            raise FormulaError(f"{o.reduction} over both axes is not defined; reduce one axis, then the other.")
+    return Geometry(tuple(batch), M, N, dtype or torch.float32, device or torch.device("cpu"))

@@ -1,0 +1,204 @@
+"""Every reduction over the pairs of a row, one record each.
+
+A reduction folds values f_ij (vectors, componentwise) over j through a *state*. `merge` of the
+states of two halves is the law that tiling, threads, splitting of j and distribution stand on.
+The tensor functions below are the definition; ``code`` holds what a code generator needs.
+
+NaN and infinities: sums and logsumexp propagate them. The selecting reductions (min, k-min and
+their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
+other entry yields that infinity and index -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..errors import FormulaError
+
+Tensor = torch.Tensor
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One reduction, complete.
+
+    Attributes
+    ----------
+    name : str
+    outputs : tuple of {"value", "index"}
+        What a call returns, in order.
+    tile : callable (reduction, f, j0) -> state
+        State of a block of entries; ``f`` has shape (..., m, n, dim), its first column is j0.
+    merge : callable (reduction, state, state) -> state
+        State of the union; the first argument holds the smaller j.
+    final : callable (reduction, state) -> tuple of outputs
+    neutral : callable (reduction, shape, dtype, device) -> state
+        State of an empty row; ``shape`` is (..., m, dim).
+    selects : bool
+        The result is one (or k) of the entries, so an index exists and N = 0 is an error for it.
+    k : int
+        How many entries k-min keeps; 1 elsewhere.
+    negated : bool
+        max and its relatives are min of -f.
+    code : str
+        Name of the generated-code scheme of the state: "sum", "logsumexp", "min" or "kmin".
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    tile: Callable[[Reduction, Tensor, int], State]
+    merge: Callable[[Reduction, State, State], State]
+    final: Callable[[Reduction, State], tuple[Tensor, ...]]
+    neutral: Callable[[Reduction, tuple[int, ...], torch.dtype, Any], State]
+    code: str
+    selects: bool = False
+    k: int = 1
+    negated: bool = False
+
+    def __repr__(self) -> str:
+        return self.name if self.code != "kmin" else f"{self.name}(k={self.k})"
+
+
+# ---------------------------------------------------------------- sum
+
+
+def _sum_tile(r: Reduction, f: Tensor, j0: int) -> State:
+    return (f.sum(-2, dtype=torch.float64),)
+
+
+def _sum_merge(r: Reduction, a: State, b: State) -> State:
+    return (a[0] + b[0],)
+
+
+def _sum_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:
+    return (torch.zeros(shape, dtype=torch.float64, device=device),)
+
+
+def _identity(r: Reduction, s: State) -> tuple[Tensor, ...]:
+    return s
+
+
+# ---------------------------------------------------------------- logsumexp: (maximum, sum of exp(f - maximum))
+
+
+def _lse_tile(r: Reduction, f: Tensor, j0: int) -> State:
+    m = f.amax(-2) if f.shape[-2] else f.new_full((*f.shape[:-2], f.shape[-1]), -torch.inf)
+    shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
+    return m, torch.exp(f - shift.unsqueeze(-2)).sum(-2, dtype=torch.float64)
+
+
+def _lse_merge(r: Reduction, a: State, b: State) -> State:
+    m = torch.maximum(a[0], b[0])
+    shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def scaled(s: State) -> Tensor:
+        base = torch.nan_to_num(s[0], nan=0.0, posinf=0.0, neginf=0.0)
+        factor = torch.where(s[0] == -torch.inf, torch.zeros_like(m), torch.exp(base - shift))
+        return torch.where(s[1] == 0, s[1], s[1] * factor)
+
+    return m, scaled(a) + scaled(b)
+
+
+def _lse_final(r: Reduction, s: State) -> tuple[Tensor, ...]:
+    m, total = s
+    shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
+    out = shift.double() + torch.log(total)
+    return (torch.where(m == torch.inf, m.double(), torch.where(m == -torch.inf, m.double(), out)),)
+
+
+def _lse_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:
+    return (torch.full(shape, -torch.inf, dtype=dtype, device=device),
+            torch.zeros(shape, dtype=torch.float64, device=device))  # fmt: skip
+
+
+# ---------------------------------------------------------------- selection: k smallest values and their columns
+
+
+def _clean(f: Tensor) -> Tensor:
+    return torch.where(torch.isnan(f), torch.full_like(f, torch.inf), f)
+
+
+def _select_tile(r: Reduction, f: Tensor, j0: int) -> State:
+    f = _clean(f)
+    # a stable sort prefers the smaller column among equals, as the generated code does
+    values, index = torch.sort(f, dim=-2, stable=True)
+    values, index = values[..., : r.k, :], index[..., : r.k, :] + j0
+    index = torch.where(values == torch.inf, torch.full_like(index, -1), index)
+    return _pad_to(r, values, index)
+
+
+def _pad_to(r: Reduction, values: Tensor, index: Tensor) -> State:
+    missing = r.k - values.shape[-2]
+    if missing <= 0:
+        return values, index
+    shape = (*values.shape[:-2], missing, values.shape[-1])
+    return torch.cat([values, values.new_full(shape, torch.inf)], -2), torch.cat([index, index.new_full(shape, -1)], -2)
+
+
+def _select_merge(r: Reduction, a: State, b: State) -> State:
+    values, order = torch.sort(torch.cat([a[0], b[0]], -2), dim=-2, stable=True)
+    index = torch.gather(torch.cat([a[1], b[1]], -2), -2, order)
+    return values[..., : r.k, :], index[..., : r.k, :]
+
+
+def _select_final(r: Reduction, s: State) -> tuple[Tensor, ...]:
+    values, index = s
+    if r.code == "min":
+        values, index = values.squeeze(-2), index.squeeze(-2)
+    return tuple({"value": -values if r.negated else values, "index": index}[o] for o in r.outputs)
+
+
+def _select_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:
+    full = (*shape[:-1], r.k, shape[-1])
+    return (torch.full(full, torch.inf, dtype=dtype, device=device),
+            torch.full(full, -1, dtype=torch.int64, device=device))  # fmt: skip
+
+
+def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = False) -> Reduction:
+    return Reduction(name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated)
+
+
+SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum")
+LOGSUMEXP = Reduction("logsumexp", ("value",), _lse_tile, _lse_merge, _lse_final, _lse_neutral, "logsumexp")
+MIN = _selection("min", ("value",), "min")
+ARGMIN = _selection("argmin", ("index",), "min")
+MIN_ARGMIN = _selection("min_argmin", ("value", "index"), "min")
+MAX = _selection("max", ("value",), "min", True)
+ARGMAX = _selection("argmax", ("index",), "min", True)
+MAX_ARGMAX = _selection("max_argmax", ("value", "index"), "min", True)
+
+_KMIN = _selection("kmin", ("value",), "kmin")
+_ARGKMIN = _selection("argkmin", ("index",), "kmin")
+_KMIN_ARGKMIN = _selection("kmin_argkmin", ("value", "index"), "kmin")
+
+
+def _with_k(r: Reduction, k: int) -> Reduction:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise FormulaError(f"{r.name}: k={k!r} is not a positive integer.")
+    return replace(r, k=k)
+
+
+def KMIN(k: int) -> Reduction:
+    """The k smallest entries of each row, ascending."""
+    return _with_k(_KMIN, k)
+
+
+def ARGKMIN(k: int) -> Reduction:
+    """The columns of the k smallest entries of each row (ties: smaller column first)."""
+    return _with_k(_ARGKMIN, k)
+
+
+def KMIN_ARGKMIN(k: int) -> Reduction:
+    """Values and columns of the k smallest entries of each row."""
+    return _with_k(_KMIN_ARGKMIN, k)
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    r.name: r
+    for r in (SUM, LOGSUMEXP, MIN, MAX, ARGMIN, ARGMAX, MIN_ARGMIN, MAX_ARGMAX, _KMIN, _ARGKMIN, _KMIN_ARGKMIN)
+}
