@@ -425,11 +425,11 @@ define(Op("concat", 2, lambda dims, attr: sum(dims), _concat,
 # ---------------------------------------------------------------- constructors
 
 
-def _unary(name: str) -> Callable[[Expr | float], Expr]:
+def _unary(name: str, python_name: str | None = None) -> Callable[[Expr | float], Expr]:
     def build(a: Expr | float) -> Expr:
         return node(name, as_expr(a))
 
-    build.__name__ = build.__qualname__ = name
+    build.__name__ = build.__qualname__ = python_name or name
     build.__doc__ = OPS[name].doc
     return public(build)
 
@@ -437,7 +437,7 @@ def _unary(name: str) -> Callable[[Expr | float], Expr]:
 square, inv, exp, log, sin, cos = map(_unary, ("square", "inv", "exp", "log", "sin", "cos"))
 sqrt, rsqrt, sign, step, relu = map(_unary, ("sqrt", "rsqrt", "sign", "step", "relu"))
 matern32_profile, matern52_profile = map(_unary, ("matern32_profile", "matern52_profile"))
-absolute, total = _unary("abs"), _unary("sum")
+absolute, total = _unary("abs", "absolute"), _unary("sum", "total")
 
 
 @public
