@@ -1,9 +1,9 @@
 """A persistent pool of threads that share an index range in chunks.
 
-Starting a thread costs more than a small kernel takes, so threads sleep between calls. Each worker waits on a
-lock of its own: one release wakes exactly that worker, and nothing is queued. A call enlists only the workers
-that are idle at that moment and always works itself, so nested and concurrent calls cannot wait for each other:
-with no worker to be had, they run in the calling thread.
+Starting a thread costs more than a small kernel takes, so threads sleep between calls. Each worker waits on
+a lock of its own: one release wakes exactly that worker, and nothing is queued. A call enlists only workers
+that are idle at that moment and always works itself, so nested and concurrent calls cannot wait for each
+other: with no worker to be had, they run in the calling thread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def parallel(call: Call, n: int, grain: int, threads: int) -> None:
     Parameters
     ----------
     call
-        Called with ``lo < hi <= lo + grain`` and the number of the worker, ``0 <= worker < threads``. Two calls
-        with the same worker number never overlap, so it may index scratch memory. It should release the GIL.
+        Called with ``lo < hi <= lo + grain`` and the number of the worker, ``0 <= worker < threads``. Two
+        calls with the same worker number never overlap, so it may index scratch memory. It should release
+        the GIL.
     n, grain
         Length of the range and of a chunk; every ``lo`` is a multiple of ``grain``.
     threads
@@ -74,7 +75,7 @@ class _Job:
             return self._next < self._n
 
     def leave(self) -> None:
-        """Count a helper out. It leaves when nothing is left, so none enters after and the last is the last."""
+        """Count a helper out. It leaves when nothing is left to do, so none enters after it."""
         with self._lock:
             self._active -= 1
             if self._active == 0:
