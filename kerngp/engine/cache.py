@@ -1,8 +1,8 @@
 """Compiled binaries on disk: one checksummed file per source, shared safely by many processes.
 
-The cache is an optimisation and never an obstacle: an entry that is damaged is compiled again, and a directory
-that cannot be used costs one warning. No lock is needed: a file is written under a temporary name and renamed
-into place, and two processes that race write the same content.
+The cache is an optimisation and never an obstacle: an entry that is damaged is compiled again, and a
+directory that cannot be used costs one warning. No lock is needed: a file is written under a temporary name
+and renamed into place, and two processes that race write the same content.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _write(path: Path, key: bytes, payload: bytes) -> bool:
 
 
 def _entries(folder: Path, suffix: str = _SUFFIX) -> list[tuple[float, int, Path]]:
-    """(time of last use, size, path) of the files with this suffix; files that vanish meanwhile are left out."""
+    """(time of last use, size, path) of the files with this suffix, less those that vanish meanwhile."""
     found = []
     with suppress(OSError), os.scandir(folder) as files:
         for file in files:
