@@ -19,6 +19,7 @@ would destroy the argument reductions of `kerngp.engine.lower`.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -516,8 +517,19 @@ class Emitter:
         """Stack memory for ``count`` elements (a Python int), taken once per call in the entry block."""
         elem = elem or self.elem
         slot = self._allocas.alloca(ir.ArrayType(elem, count))
-        slot.align = align
+        slot.align, slot.type = align, ir.PointerType()  # llvmlite would insist on accesses of the whole array
         return Pointer(slot, elem)
+
+    def table(self, values: Sequence[float], elem: str | ir.Type | None = None) -> Pointer:
+        """A constant array in the module (one for equal contents)."""
+        type_ = element_type(elem) if isinstance(elem, str) else elem or self.elem
+        array = ir.ArrayType(type_, len(values))
+        name = "table." + hashlib.sha256(f"{type_}{tuple(values)}".encode()).hexdigest()[:16]
+        if name not in self.module.globals:
+            data: Any = ir.GlobalVariable(self.module, array, name)
+            data.linkage, data.global_constant, data.unnamed_addr = "internal", True, True
+            data.initializer, data.align, data.type = ir.Constant(array, list(values)), 64, ir.PointerType()
+        return Pointer(self.module.globals[name], type_)
 
     def ptr(self, base: Pointer, index: Value | int) -> Pointer:
         """The address of element ``index``."""

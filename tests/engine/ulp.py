@@ -1,0 +1,39 @@
+"""Errors of floating-point results in ulps of the exact value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+import numpy as np
+
+PRECISION = 160
+
+
+def ulp_errors(got: np.ndarray, exact: Callable[..., Any], *arguments: np.ndarray) -> np.ndarray:
+    """|got - exact| in ulps (of the subnormal spacing below the normal range) where ``exact`` gives a number.
+
+    ``exact`` maps exact arguments (mpf) to an mpf, or to a float for inf and NaN. Special values must agree exactly:
+    anything else is an infinite error. Beyond the largest number, inf is correct.
+    """
+    info = np.finfo(got.dtype)
+    bits = info.nmant
+    largest = mpmath.mpf(float(info.max))
+    errors = np.empty(got.size)
+    with mpmath.workprec(PRECISION):
+        for q, row in enumerate(zip(got.tolist(), *(a.tolist() for a in arguments), strict=True)):
+            value, operands = row[0], [mpmath.mpf(v) for v in row[1:]]
+            r = exact(*operands)
+            if mpmath.isnan(r) or mpmath.isnan(value):
+                errors[q] = 0.0 if mpmath.isnan(r) and np.isnan(value) else np.inf
+            elif mpmath.isinf(r) or r == 0:
+                errors[q] = 0.0 if value == r else np.inf
+            elif abs(r) > largest * (1 + mpmath.mpf(2) ** -(bits + 2)):
+                errors[q] = 0.0 if value == mpmath.sign(r) * mpmath.inf else np.inf
+            elif np.isinf(value):
+                errors[q] = 0.0 if abs(r) > largest * (1 - mpmath.mpf(2) ** -bits) else np.inf
+            else:
+                exponent = max(mpmath.frexp(r)[1] - 1, info.minexp)
+                errors[q] = float(mpmath.ldexp(abs(r - value), bits - exponent))
+    return errors
