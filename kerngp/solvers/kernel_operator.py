@@ -1,0 +1,231 @@
+"""The matrix of a formula: entries are computed when they are used and never stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .. import options as _options
+from ..engine.arrays import adopt
+from ..engine.autodiff import rename, transpose
+from ..engine.expr import Expr, Pm, Vj, variables
+from ..engine.mapreduce import dense, map_reduce, paired
+from ..engine.ops import concat
+from ..engine.plan import Output, measure
+from ..engine.reductions import SUM
+from ..errors import FormulaError, ShapeError
+from .operator import LinearOperator, Scalar, _unique
+
+Tensor = torch.Tensor
+
+
+class KernelOperator(LinearOperator):
+    """The matrix F(x_i, y_j) of a formula, matrix-free: products, rows and gradients by the engine.
+
+    With ``blocks=(p, q)`` every pair of points gives a p x q block; the matrix is then (M p) x (N q),
+    row i p + a and column j q + c belong to points i and j. Sums and multiples of kernel operators
+    become one formula, evaluated in one pass.
+
+    Parameters
+    ----------
+    formula : Expr
+        Of dimension p q, the block row by row. Its variables name positions in ``args``.
+    args : sequence of arrays
+        (..., M, dim) for i-variables, (..., N, dim) for j-variables, (..., dim) for parameters.
+    sizes : (M, N), optional
+        Needed only when no argument is indexed by i, or none by j.
+    symmetric, psd : bool
+        What is known of the matrix; psd implies symmetric. Not checked: it would cost a pass.
+    blocks : (p, q)
+    options : Options, optional
+        For products. Default: those in force when a product is formed.
+
+    Raises
+    ------
+    FormulaError, ShapeError, DTypeError, DeviceError
+        If the formula and its arguments do not fit together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kerngp.engine.expr import Vi, Vj
+    >>> from kerngp.engine.ops import exp, sqdist
+    >>> x = torch.zeros(4, 3)
+    >>> K = KernelOperator(exp(-sqdist(Vi(0, 3), Vj(1, 3))), (x, x), psd=True)
+    >>> K @ torch.ones(4)
+    tensor([4., 4., 4., 4.])
+    """
+
+    def __init__(
+        self,
+        formula: Expr,
+        args: Sequence[Any],
+        sizes: tuple[int | None, int | None] | None = None,
+        *,
+        symmetric: bool = False,
+        psd: bool = False,
+        blocks: tuple[int, int] = (1, 1),
+        options: _options.Options | None = None,
+    ):
+        if not isinstance(formula, Expr):
+            raise FormulaError(
+                f"formula is a {type(formula).__name__}; expected an Expr, built from Vi, Vj and Pm."
+            )
+        p, q = blocks
+        if formula.dim != p * q:
+            raise FormulaError(f"formula has dim {formula.dim}; blocks={blocks} needs dim {p * q}.")
+        # one tensor for one array, so that repeated arguments stay recognisable
+        given: dict[int, Tensor] = {}
+        self.args = tuple(given.setdefault(id(a), adopt(f"argument {k}", a)) for k, a in enumerate(args))
+        g = measure((Output(formula, SUM),), self.args, sizes or (None, None))
+        self.formula, self.sizes, self.blocks, self.options = formula, (g.M, g.N), (p, q), options
+        self.shape = (*g.batch, g.M * p, g.N * q)
+        self.torch_dtype, self.device = g.dtype, g.device
+        self.symmetric, self.psd = symmetric or psd, psd
+        if self.symmetric and self.shape[-1] != self.shape[-2]:
+            raise ShapeError(
+                f"a symmetric operator is square; this one is {self.shape[-2]} x {self.shape[-1]}."
+            )
+
+    def _like(self, formula: Expr, args: Sequence[Tensor], **changes: Any) -> KernelOperator:
+        keep: dict[str, Any] = {"sizes": self.sizes, "blocks": self.blocks, "options": self.options}
+        tags = {"symmetric": self.symmetric, "psd": self.psd}
+        return KernelOperator(formula, args, **(keep | tags | changes))
+
+    # ------------------------------------------------------------ the contract
+
+    def _matmul(self, b: Tensor, exact: bool) -> Tensor:
+        (p, q), (_, N), E = self.blocks, self.sizes, b.shape[-1]
+        options = replace(self.options or _options.current(), precision="exact") if exact else self.options
+        signal = b.reshape(*b.shape[:-2], N, q * E).contiguous()
+        expr = product_formula(self.formula, self.blocks, E, len(self.args))
+        out = map_reduce(expr, SUM, (*self.args, signal), sizes=self.sizes, options=options)
+        assert isinstance(out, Tensor)
+        return out.reshape(*out.shape[:-2], self.sizes[0] * p, E)
+
+    def _transpose(self) -> KernelOperator:
+        (p, q), (M, N) = self.blocks, self.sizes
+        f = transpose(self.formula)
+        if p > 1 and q > 1:
+            f = concat(*(f[a * q + c] for c in range(q) for a in range(p)))
+        return self._like(f, self.args, sizes=(N, M), blocks=(q, p))
+
+    def _diag(self) -> Tensor:
+        p, q = self.blocks
+        if p != q:
+            raise ShapeError(f"the diagonal of {p} x {q} blocks crosses them; only square blocks have it.")
+        entries = paired(self.formula, self.args, sizes=self.sizes)
+        entries = entries.expand(*self.shape[:-2], self.sizes[0], p * q)
+        return entries[..., :: q + 1].reshape(*self.shape[:-1])
+
+    def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
+        (p, q), N = self.blocks, self.sizes[1]
+        i, a = (idx, None) if p == 1 else (idx // p, idx % p)
+        j, c = (cols, None) if q == 1 or cols is None else (cols // q, cols % q)
+        args = _take(self.formula, self.args, "i", i)
+        if j is not None:
+            args = _take(self.formula, args, "j", j)
+        n = N if j is None else len(j)
+        block = _entries(self.formula, args, (len(i), n), self.options)  # (*batch, k, n, p q)
+        block = block.expand(*self.shape[:-2], *block.shape[-3:]).unflatten(-1, (p, q))
+        if a is not None:
+            k = torch.arange(len(i), device=idx.device)
+            block = block.movedim(-2, -4)[..., a, k, :, :].unsqueeze(-2)
+        if c is not None:
+            k = torch.arange(n, device=idx.device)
+            return block.squeeze(-2)[..., :, k, c]
+        return block.reshape(*self.shape[:-2], len(i), n * q)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return _unique(self.args)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> KernelOperator:
+        """See `LinearOperator.with_tensors`."""
+        new = dict(zip(map(id, self.tensors), tensors, strict=True))
+        return self._like(self.formula, [new[id(a)] for a in self.args])
+
+    # ------------------------------------------------------------ sums and multiples are formulas again
+
+    def _merge(self, other: LinearOperator) -> LinearOperator | None:
+        if not isinstance(other, KernelOperator) or other.blocks != self.blocks or other.sizes != self.sizes:
+            return None
+        if other.options != self.options:
+            return None
+        f, args = _append(self.formula, self.args, other.formula, other.args)
+        return self._like(f, args, symmetric=self.symmetric and other.symmetric, psd=self.psd and other.psd)
+
+    def _scale(self, alpha: Scalar) -> LinearOperator:
+        # a factor is a parameter, never a constant of the code: a new value must not cost a compilation
+        value = torch.as_tensor(alpha, dtype=self.torch_dtype, device=self.device).reshape(1)
+        if isinstance(alpha, float) and alpha == -1.0:
+            return self._like(-self.formula, self.args, psd=False)
+        if isinstance(alpha, float) and alpha == 1.0:
+            return self
+        f = Pm(len(self.args), 1) * self.formula
+        return self._like(f, (*self.args, value), psd=self.psd and bool(value.detach() >= 0))
+
+
+def product_formula(f: Expr, blocks: tuple[int, int], E: int, index: int) -> Expr:
+    """The formula whose sum over j is the product with E columns, the signal being argument ``index``."""
+    p, q = blocks
+    b = Vj(index, q * E)
+    if (p, q) == (1, 1):
+        return f * b
+    rows = []
+    for a in range(p):
+        row = f[a * q] * b[0:E]
+        for c in range(1, q):
+            row = row + f[a * q + c] * b[c * E : (c + 1) * E]
+        rows.append(row)
+    return concat(*rows)
+
+
+def _append(
+    f: Expr, f_args: Sequence[Tensor], g: Expr, g_args: Sequence[Tensor]
+) -> tuple[Expr, tuple[Tensor, ...]]:
+    """f + g over one argument list; a tensor that both use the same way stands in it once."""
+    args = list(f_args)
+    known = {(id(f_args[v.attr[0]]), *v.attr[1:]): v.attr[0] for v in variables(f)}
+    moved: dict[int, int] = {}
+    for v in variables(g):
+        position, dim, axis = v.attr
+        key = (id(g_args[position]), dim, axis)
+        if key not in known:
+            known[key] = len(args)
+            args.append(g_args[position])
+        moved[position] = known[key]
+    return f + rename(g, moved), tuple(args)
+
+
+def _take(f: Expr, args: Sequence[Tensor], axis: str, index: Tensor) -> tuple[Tensor, ...]:
+    """The arguments with rows ``index`` of those that the formula reads along ``axis``."""
+    out = list(args)
+    for v in variables(f):
+        if v.attr[2] == axis:
+            out[v.attr[0]] = args[v.attr[0]].index_select(-2, index)
+    return tuple(out)
+
+
+def _entries(
+    f: Expr, args: Sequence[Tensor], sizes: tuple[int, int], options: _options.Options | None
+) -> Tensor:
+    """All values of the formula, (*batch, M, N, dim), by column tiles with temporaries of bounded size."""
+    M, N = sizes
+    limit = min((options or _options.current()).memory_limit, 1 << 26)
+    leaves = variables(f)
+    shapes = [args[v.attr[0]].shape[: -1 if v.attr[2] == "p" else -2] for v in leaves]
+    pairs = M * math.prod(torch.broadcast_shapes(*shapes))
+    widest = max([f.dim, *(v.attr[1] for v in leaves)])
+    step = max(1, limit // (8 * 3 * widest * max(1, pairs)))  # about three temporaries of the widest kind
+    if step >= N or not any(v.attr[2] == "j" for v in leaves):
+        return dense(f, args, sizes=sizes)
+    tiles = []
+    for j in range(0, N, step):
+        cut = torch.arange(j, min(N, j + step), device=args[0].device)
+        tiles.append(dense(f, _take(f, args, "j", cut), sizes=(M, len(cut))))
+    return torch.cat(tiles, dim=-2)
