@@ -254,7 +254,7 @@ elementwise("abs", 1, torch.abs, lambda t, a: t.abs(a), lambda g, a: (g * sign(a
 elementwise("sign", 1, torch.sign, _code_sign, lambda g, a: (None,), sign=lambda s, attr: s[0], doc="-1, 0 or 1")
 elementwise("step", 1, _step, lambda t, a: t.select(t.ge(a, 0.0), t.const(1.0), t.const(0.0)), lambda g, a: (None,),
             sign=lambda s, attr: 1, doc="1 if a >= 0 else 0")  # fmt: skip
-elementwise("relu", 1, torch.relu, lambda t, a: t.select(t.lt(a, 0.0), t.const(0.0), a), lambda g, a: (g * step(a),),
+elementwise("relu", 1, torch.relu, lambda t, a: t.maximum(0.0, a), lambda g, a: (g * step(a),),
             sign=lambda s, attr: 1, doc="max(a, 0)")  # fmt: skip
 elementwise("ifelse", 3, _ifelse, lambda t, c, a, b: t.select(t.ge(c, 0.0), a, b),
             lambda g, c, a, b: (None, ifelse(c, g, 0.0), ifelse(c, 0.0, g)),
@@ -274,6 +274,16 @@ for _name, _test, _torch in (("lt", "a < b", torch.lt), ("le", "a <= b", torch.l
     elementwise(_name, 2, lambda a, b, f=_torch: f(a, b).to(torch.promote_types(a.dtype, b.dtype)),
                 lambda t, a, b, n=_name: t.select(getattr(t, n)(a, b), t.const(1.0), t.const(0.0)),
                 lambda g, a, b: (None, None), sign=lambda s, attr: 1, doc=f"1 where {_test}, else 0")  # fmt: skip
+
+
+
+def _code_exp_scaled(t, q, c):
+    return t.call("exp_scaled_nonpos", q, c)
+
+
+elementwise("exp_scaled", 1, lambda q, c: torch.exp(c * q), _code_exp_scaled,
+            lambda g, q, c: (g * (c * node("exp_scaled", q, attr=(c,))),), sign=lambda s, attr: 1,
+            doc="exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand")  # fmt: skip
 
 # ---------------------------------------------------------------- kernel profiles of a squared distance
 # Written as functions of q = r^2 because their derivatives in q stay finite at coincident points.

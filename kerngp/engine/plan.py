@@ -107,3 +107,58 @@ def measure(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], sizes: 
         if o.reduction.selects and o.axis == "ij":
             raise FormulaError(f"{o.reduction} over both axes is not defined; reduce one axis, then the other.")
     return Geometry(tuple(batch), M, N, dtype or torch.float32, device or torch.device("cpu"))
+
+
+# ---------------------------------------------------------------- what one generated kernel computes
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a kernel walks the pairs: orthogonal numbers, chosen by `planner.schedule`.
+
+    A tile is ``rows`` vectors of ``width`` points i; ``columns`` points j go through a contraction
+    at once; every ``block_j`` columns, registers are flushed to accumulators in memory.
+    """
+
+    width: int
+    rows: int
+    columns: int
+    block_j: int
+    signal_columns: int = 4
+    fma: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """One output of a kernel, over fields (see `rewrite.hoist`).
+
+    code is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
+    ``post`` factor, applied once per row. ``by_row`` tells results for i from results for j.
+    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only.
+    """
+
+    code: str
+    core: Expr
+    post: Expr | None = None
+    by_row: bool = True
+    signal: bool = False
+    dim: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that changes the generated code; equal plans share one binary."""
+
+    dtype: str
+    tasks: tuple[Task, ...]
+    fields_i: tuple[Expr, ...]
+    fields_j: tuple[Expr, ...]
+    fields_p: tuple[Expr, ...]
+    args: int
+    symmetric: bool
+    schedule: Schedule
+
+    @staticmethod
+    def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:
+        """Where each field starts in its record."""
+        return tuple(sum(f.dim for f in fields[:k]) for k in range(len(fields)))

@@ -108,7 +108,7 @@ def _lse_final(r: Reduction, s: State) -> tuple[Tensor, ...]:
     m, total = s
     shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
     out = shift.double() + torch.log(total)
-    return (torch.where(m == torch.inf, m.double(), torch.where(m == -torch.inf, m.double(), out)),)
+    return (torch.where(m == torch.inf, m.double(), out),)
 
 
 def _lse_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:

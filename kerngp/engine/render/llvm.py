@@ -517,7 +517,7 @@ class Emitter:
         """Stack memory for ``count`` elements (a Python int), taken once per call in the entry block."""
         elem = elem or self.elem
         slot = self._allocas.alloca(ir.ArrayType(elem, count))
-        slot.align, slot.type = align, ir.PointerType()  # llvmlite would insist on accesses of the whole array
+        slot.align, slot.type = align, ir.PointerType()  # not a pointer to the whole array
         return Pointer(slot, elem)
 
     def table(self, values: Sequence[float], elem: str | ir.Type | None = None) -> Pointer:

@@ -1,0 +1,137 @@
+"""From outputs to a `Plan`: pure, table-driven, and testable without running anything."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from .expr import Expr, const, postorder, variables
+from .plan import Output, Plan, Schedule, Task
+from .rewrite import distances, expand_distances, factor, hoist, product, simplify, strengthen
+
+UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
+EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
+MAX_NODES = 4000  # formulas larger than this are left to the reference backend
+MAX_DEPTH = 150
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the planner needs to know of a processor."""
+
+    vector_bits: int
+    registers: int
+    fma: bool
+
+    def width(self, dtype: str) -> int:
+        return self.vector_bits // (32 if dtype == "float32" else 64)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and what the launch computes around it.
+
+    signal : formula of the signal of a signal task, over the arguments.
+    posts : for each output, a factor the launch applies (results for j), or None.
+    centred : (u, v, index of the centre parameter) of each expanded distance.
+    """
+
+    plan: Plan
+    signal: Expr | None
+    posts: tuple[Expr | None, ...]
+    centred: tuple[tuple[Expr, Expr, int], ...]
+
+
+def expandable(outputs: tuple[Output, ...]) -> tuple[Expr, ...]:
+    """The squared distances an expanded plan would expand."""
+    found = [e for o in outputs for e in distances(simplify(o.expr), EXPAND_ABOVE)]
+    return tuple(dict.fromkeys(found))
+
+
+@functools.lru_cache(maxsize=4096)
+def prepare(
+    outputs: tuple[Output, ...], args: int, dtype: str, machine: Machine, expand: bool, symmetric: bool
+) -> Prepared | None:
+    """The plan of a pass, or None if this kind of kernel cannot compute it.
+
+    ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
+    same points and that the formula is symmetric in them, and passes the two outputs accordingly.
+    """
+    exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
+    if any(too_large(f) for f in exprs):
+        return None
+    centred: tuple[tuple[Expr, Expr, int], ...] = ()
+    if expand:
+        expanded = expand_distances(exprs, EXPAND_ABOVE, args)
+        exprs, centred = tuple(map(simplify, expanded.exprs)), expanded.centred
+    tasks: list[Task] = []
+    posts: list[Expr | None] = []
+    signal: Expr | None = None
+    for o, f in zip(outputs, exprs, strict=True):
+        task, post, own_signal = _task(o, f, alone=len(outputs) == 1)
+        tasks.append(task)
+        posts.append(post)
+        signal = own_signal or signal
+    cores = tuple(strengthen(t.core) for t in tasks)
+    fields = hoist((*cores, *(t.post for t in tasks)))
+    n = len(tasks)
+    done = tuple(
+        Task(t.code, core, post, t.by_row, t.signal, t.dim)
+        for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
+        if core is not None
+    )
+    count = args + len(centred)
+    schedule = choose(done, sum(f.dim for f in fields.fields["j"]), dtype, machine)
+    plan = Plan(dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule)
+    return Prepared(plan, signal, tuple(posts), centred)
+
+
+def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:
+    """One output as a task, the factor left to the launch, and the signal if it has one."""
+    if o.reduction.code != "sum":
+        return Task(o.reduction.code, f, dim=f.dim), None, None
+    if o.axis == "i":
+        parts = factor(f, "i")
+        core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
+        return Task("sum", core, None, by_row=False, dim=core.dim), parts.post, None
+    parts = factor(f, "j")
+    scalar = parts.pair is None or parts.pair.dim == 1
+    plain = parts.post is None or parts.post.dim == 1
+    if alone and parts.signal is not None and parts.signal.dim > 1 and scalar and plain:
+        return Task("sum", parts.pair or const(1.0), parts.post, signal=True), None, parts.signal
+    core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
+    return Task("sum", core, parts.post, dim=f.dim), None, None
+
+
+@functools.lru_cache(maxsize=4096)
+def too_large(f: Expr) -> bool:
+    """Whether the generated code would be unreasonable: very many nodes or a very deep formula."""
+    depth: dict[Expr, int] = {}
+    for e in postorder(f):
+        depth[e] = 1 + max((depth[a] for a in e.args), default=0)
+    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
+
+
+def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) -> Schedule:
+    """Tile sizes, from the kind of work; measured on AVX2, scaled by the number of registers."""
+    width = machine.width(dtype)
+    many = machine.registers >= 32
+    rolled = any(e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes for t in tasks for e in postorder(t.core))
+    codes = {t.code for t in tasks}
+    block = max(32, min(256, (1 << 17) // (4 * max(1, width_j)) // 32 * 32))
+    signal = any(t.signal for t in tasks)
+    if rolled:
+        rows, columns, block_signal = (4, 6, 6) if many else (2, 6, 6)
+    elif signal:
+        rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
+    elif codes == {"logsumexp"}:
+        rows, columns, block_signal = 2, 16, 4
+    else:
+        rows, columns, block_signal = 4, 1, 4
+    total = sum(t.core.dim for t in tasks if not t.signal)
+    if total > 4 and not rolled:
+        rows = 2
+    return Schedule(width, rows, columns, min(block, 128) if signal else block, block_signal, machine.fma)
+
+
+__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]

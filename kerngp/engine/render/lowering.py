@@ -1,0 +1,205 @@
+"""Formulas to instructions: components of an Expr as Blocks of the emitter.
+
+Small vectors are unrolled, component by component. Vectors of more than `UNROLL` components are
+walked by loops in the generated code; inside, a component is asked for by an `Index`, and ops that
+only move components (concat, extract, ...) cut the loops into ranges in which each component has
+one source. Values are memoised by scope, so what two users share is computed once, where it
+dominates both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..expr import OPS, Expr, postorder
+from .llvm import Block, Emitter
+
+UNROLL = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A component number known at run time only, and the range it lies in."""
+
+    value: Any
+    lo: int
+    hi: int
+
+
+Component = int | Index
+
+
+class Lowering:
+    """Emits components of formulas.
+
+    ``leaf(variable, component)`` provides the variables' components; ``shape(axes)`` is the shape
+    of the Block of a value that depends on these axes.
+    """
+
+    def __init__(
+        self,
+        e: Emitter,
+        leaf: Callable[[Expr, Component], Block],
+        shape: Callable[[frozenset[str]], tuple[int, int]],
+    ):
+        self.e = e
+        self.leaf = leaf
+        self.shape = shape
+        self.scopes: list[dict[tuple, Block]] = [{}]
+        self._shifted: dict[tuple, Index] = {}
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Values computed inside are forgotten at the end: they do not dominate what follows."""
+        self.scopes.append({})
+        try:
+            yield
+        finally:
+            self.scopes.pop()
+
+    def preset(self, f: Expr, value: Block) -> None:
+        """Give the scalar ``f`` a value computed elsewhere."""
+        self.scopes[-1][(f, 0)] = value
+
+    def component(self, f: Expr, d: Component) -> Block:
+        """Component ``d`` of ``f``; a scalar stands for all its components."""
+        key = (f, 0 if f.dim == 1 else d)
+        for scope in reversed(self.scopes):
+            if key in scope:
+                return scope[key]
+        value = self._compute(f, key[1])
+        self.scopes[-1][key] = value
+        return value
+
+    def scalar(self, f: Expr) -> Block:
+        return self.component(f, 0)
+
+    def _compute(self, f: Expr, d: Component) -> Block:
+        if f.op == "var":
+            return self.leaf(f, d)
+        if f.op == "const":
+            return self.e.const(f.attr[0])
+        record = OPS[f.op]
+        if f.op == "sum":
+            return self._sum(f.args[0])
+        if record.pieces is not None:
+            return self._piece(f, d)
+        if record.code is None:
+            raise NotImplementedError(f"op {f.op} has no code for this target")
+        fused = self._fused(f, d)
+        if fused is not None:
+            return fused
+        return record.code(self.e, *(self.component(a, d) for a in f.args), *f.attr)
+
+    def _fused(self, f: Expr, d: Component) -> Block | None:
+        """a b + c and a b - c, where the product has no other meaning, become one instruction."""
+        if f.op == "add":
+            for p, c in (f.args, f.args[::-1]):
+                if p.op in ("mul", "square") and not self._known(p, d):
+                    a, b = p.args * 2 if p.op == "square" else p.args
+                    return self.e.fma(self.component(a, d), self.component(b, d), self.component(c, d))
+        if f.op == "sub" and f.args[1].op == "mul" and not self._known(f.args[1], d):
+            c, (a, b) = f.args[0], f.args[1].args
+            return self.e.fma(self.e.neg(self.component(a, d)), self.component(b, d), self.component(c, d))
+        return None
+
+    def _known(self, f: Expr, d: Component) -> bool:
+        key = (f, 0 if f.dim == 1 else d)
+        return any(key in scope for scope in self.scopes)
+
+    def _piece(self, f: Expr, d: Component) -> Block:
+        pieces = OPS[f.op].pieces
+        assert pieces is not None
+        low, high = (d.lo, d.hi) if isinstance(d, Index) else (d, d + 1)
+        for start, stop, arg, shift in pieces(f):
+            if start <= low and high <= stop:
+                if arg is None:
+                    return self.e.const(0.0)
+                if shift is None:  # a scalar standing for every component
+                    return self.component(f.args[arg], 0)
+                return self.component(f.args[arg], self.shift(d, shift))
+        raise AssertionError(f"component range [{low}, {high}) of {f.op} crosses a boundary")
+
+    def shift(self, d: Component, by: int) -> Component:
+        if isinstance(d, int):
+            return d + by
+        if by == 0:
+            return d
+        key = (d, by)
+        if key not in self._shifted:
+            self._shifted[key] = Index(self.e.index_add(d.value, by), d.lo + by, d.hi + by)
+        return self._shifted[key]
+
+    # ------------------------------------------------------------------ vectors
+    def _sum(self, f: Expr) -> Block:
+        e = self.e
+        if f.dim <= UNROLL:
+            total: Block | None = None
+            for d in range(f.dim):
+                total = self._accumulate(f, d, total)
+            assert total is not None
+            return total
+        self.settle(f)
+        register = e.var(e.expand(e.const(0.0), self.shape(f.axes)))
+        for cut in ranges(f):
+            with self.walk(cut) as d:
+                register.set(self._accumulate(f, d, register.get()))
+        return register.get()
+
+    def settle(self, f: Expr) -> None:
+        """Compute the scalars ``f`` is made of here, so that loops over its components find them."""
+        for e in postorder(f):
+            if e.dim == 1 and e.op != "const":
+                self.component(e, 0)
+
+    @contextmanager
+    def walk(self, cut: tuple[int, int]) -> Iterator[Index]:
+        """A loop of the generated code over the components in ``cut``."""
+        with self.e.loop(cut[0], cut[1]) as d, self.scope():
+            yield Index(d, *cut)
+
+    def each(self, f: Expr, use: Callable[[Component, Block], None]) -> None:
+        """Call ``use`` with every component of ``f``, unrolled or in loops."""
+        if f.dim <= UNROLL:
+            for d in range(f.dim):
+                use(d, self.component(f, d))
+            return
+        self.settle(f)
+        for cut in ranges(f):
+            with self.walk(cut) as d:
+                use(d, self.component(f, d))
+
+    def _accumulate(self, f: Expr, d: Component, total: Block | None) -> Block:
+        """total + component d of f, fused where f is a product."""
+        if not self._known(f, d):
+            if f.op == "square":
+                x = self.component(f.args[0], d)
+                return self.e.mul(x, x) if total is None else self.e.fma(x, x, total)
+            if f.op == "mul":
+                x, y = (self.component(a, d) for a in f.args)
+                return self.e.mul(x, y) if total is None else self.e.fma(x, y, total)
+        x = self.component(f, d)
+        return x if total is None else self.e.add(total, x)
+
+
+def ranges(f: Expr) -> list[tuple[int, int]]:
+    """Ranges of components within which every node of ``f`` takes its component from one source."""
+    cuts: dict[Expr, set[int]] = {}
+    for e in postorder(f):
+        own = {0, e.dim}
+        record = OPS.get(e.op)
+        if record is not None and record.pieces is not None:
+            for start, stop, arg, shift in record.pieces(e):
+                own |= {start, stop}
+                if arg is not None and shift is not None:
+                    own |= {c - shift for c in cuts[e.args[arg]] if start < c - shift < stop}
+        elif record is not None and record.code is not None:
+            for a in e.args:
+                if a.dim == e.dim:
+                    own |= cuts[a]
+        cuts[e] = own
+    points = sorted(cuts[f])
+    return list(zip(points[:-1], points[1:], strict=True))
