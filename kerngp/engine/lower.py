@@ -1,30 +1,30 @@
 """Lowering rules: elementary functions written once over the primitives every SIMD machine has.
 
-A rule is a function ``(t, x, ...) -> block`` where ``t`` is the emitter of a target (see
-`kerngp.engine.render.llvm.Emitter` for the primitives) and ``x`` a block of vectors. One text serves float32 and
-float64, every vector width and every instruction set; the lanes of a block never wait for one another except in
-the rare branch of ``sin`` and ``cos``. A target whose language has its own functions does not use these rules.
+A rule is a function ``(t, x, ...) -> block`` where ``t`` is the emitter of a target (the primitives are
+those of `kerngp.engine.render.llvm.Emitter`) and ``x`` a block of vectors. One text serves float32 and
+float64, every vector width and every instruction set. Nothing branches but ``sin`` and ``cos``, for large
+arguments. A target whose language has its own functions has no use for these rules.
 
-Accuracy is stated in ulp of the correctly rounded result, for machines with fused multiply-add, and tested over the
-whole range of the dtype. NaN arguments give NaN everywhere. Without fused multiply-add (`t.fused` false) products
-are split where exactness matters and the bounds hold too, but for the ``*_scaled*`` and ``exp2`` family's own
-statement.
+Accuracy is stated in ulps from the exact result and tested over the whole range of the dtype, for
+machines with fused multiply-add. Without it (``t.fused`` false) products are split where exactness
+matters, and the bounds grow to 3 ulp. NaN arguments give NaN everywhere, but for ``pow`` where C says
+otherwise.
 
 Sources: the argument reductions are those of W. J. Cody and W. Waite, *Software Manual for the Elementary
-Functions* (1980), and of M. Payne and R. Hanek, *Radian reduction for trigonometric functions* (1983); double-word
-arithmetic follows T. J. Dekker, *A floating-point technique for extending the available precision* (1971). The
-polynomials are our own relative fits in 60 digits, each coefficient rounded in turn and the others refitted.
+Functions* (1980), and of M. Payne and R. Hanek, *Radian reduction for trigonometric functions* (1983);
+the double-word arithmetic is that of T. J. Dekker, *A floating-point technique for extending the
+available precision* (1971).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
+
+from kerngp.engine.formats import FORMATS, HALF_PI, LOG2E, float_bits, words
 
 __all__ = ["RULES"]
 
@@ -42,188 +42,17 @@ def _rule(name: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
     return register
 
 
-# ---------------------------------------------------------------------- numbers of the two formats
-LOG2E = Fraction("1.44269504088896340735992468100189213742664595415298593413544940693")
-HALF_PI = Fraction("1.57079632679489661923132169163975144209858469968755291048747229615")
 # 1272 bits of 2/pi: enough to reduce the largest double and still have 110 good bits
 _TWO_OVER_PI = int(
-    "a2f9836e4e441529fc2757d1f534ddc0db6295993c439041fe5163abdebbc561b7246e3a424dd2e006492eea09d1921cfe1deb1cb129"
-    "a73ee88235f52ebb4484e99c7026b45f7e413991d639835339f49c845f8bbdf9283b1ff897ffde05980fef2f118b5a0a6d1f6d367ecf"
-    "27cb09b74f463f669e5fea2d7527bac7ebe5f17b3d0739f78a5292ea6bfb5fb11f8d5d0856033046fc7b6babf0cfbc209af436",
+    "a2f9836e4e441529fc2757d1f534ddc0db6295993c439041fe5163abdebbc561b7246e3a424dd2e0"
+    "06492eea09d1921cfe1deb1cb129a73ee88235f52ebb4484e99c7026b45f7e413991d639835339f4"
+    "9c845f8bbdf9283b1ff897ffde05980fef2f118b5a0a6d1f6d367ecf27cb09b74f463f669e5fea2d"
+    "7527bac7ebe5f17b3d0739f78a5292ea6bfb5fb11f8d5d0856033046fc7b6babf0cfbc209af436",
     16,
 )
 
 
-@dataclass(frozen=True)
-class _Format:
-    """What the rules need to know of a floating-point format.
-
-    Polynomials hold the coefficients of the named series after its exact leading terms; the comment beside each
-    gives its largest error relative to the function.
-    """
-
-    mantissa: int  # stored bits
-    bias: int
-    log_zero: float  # exp of less is zero
-    log_max: float  # exp of more is infinite
-    ln2: tuple[float, float]  # the first word times any exponent is exact
-    half_pi: tuple[float, ...]  # words for the fused reduction
-    half_pi_split: tuple[float, ...]  # short words: each times the turn count is exact
-    turn_bound: tuple[float, float]  # |x| up to which those reductions hold
-    sqrt_half_bits: int
-    exp2: tuple[float, ...]  # (2**f - 1) / f, |f| <= 1/2
-    exp: tuple[float, ...]  # (e**f - 1 - f) / f**2, |f| <= log(2) / 2
-    sin: tuple[float, ...]  # (sin r - r) / r**3 in r**2, |r| <= 0.81
-    cos: tuple[float, ...]  # (cos r - 1 + r**2 / 2) / r**4 in r**2
-    log: tuple[float, ...]  # (2 atanh(s) - 2 s) / s**3 in s**2, |s| <= 0.172
-    log2: tuple[float, ...]  # 2/ln2 (atanh(s) - s - s**3 / 3) / s**5 in s**2
-
-    @property
-    def magic(self) -> float:
-        """Adding it rounds to an integer, which then stands in the low bits."""
-        return 1.5 * 2.0**self.mantissa
-
-    @property
-    def split(self) -> float:
-        """Dekker's multiplier: halves the significand."""
-        return 2.0 ** (self.mantissa // 2 + 1) + 1.0
-
-
-_FLOAT32 = _Format(
-    mantissa=23,
-    bias=127,
-    log_zero=-104.0,
-    log_max=89.0,
-    ln2=(0.693145751953125, 1.4286068203094173e-06),
-    half_pi=(1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15),
-    half_pi_split=(1.57080078125, -4.454515874385834e-06, 6.077272018956137e-11, -1.7150994166548195e-15),
-    turn_bound=(131072.0, 1000.0),
-    sqrt_half_bits=0x3F3504F3,
-    # 2.2e-9
-    exp2=(
-        0.6931471824645996,
-        0.24022644758224487,
-        0.055503588169813156,
-        0.00961883831769228,
-        0.0013391353422775865,
-        0.00015239657659549266,
-    ),
-    # 3.7e-9
-    exp=(
-        0.49999988079071045,
-        0.16666516661643982,
-        0.041669633239507675,
-        0.008369115181267262,
-        0.0013747054617851973,
-    ),
-    # 5.0e-9
-    sin=(-0.16666652262210846, 0.00833201128989458, -0.0001949505094671622),
-    # 1.7e-10
-    cos=(0.04166664183139801, -0.001388712553307414, 2.4411221602349542e-05),
-    # 8.3e-10
-    log=(0.6666677594184875, 0.39977574348449707, 0.2987123727798462),
-    # 8.6e-12
-    log2=(0.5770803093910217, 0.4118395447731018, 0.3380393087863922),
-)
-
-_FLOAT64 = _Format(
-    mantissa=52,
-    bias=1023,
-    log_zero=-746.0,
-    log_max=710.0,
-    ln2=(0.6931471805601177, -1.7239444525614835e-13),
-    half_pi=(1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33),
-    half_pi_split=(
-        1.5707963267341256,
-        6.077100506303966e-11,
-        2.0222662487111665e-21,
-        8.478427660348229e-32,
-    ),
-    turn_bound=(1073741824.0, 3.0e6),
-    sqrt_half_bits=0x3FE6A09E667F3BCD,
-    # 4.0e-18
-    exp2=(
-        0.6931471805599453,
-        0.24022650695910133,
-        0.05550410866482223,
-        0.009618129107593338,
-        0.0013333558146391036,
-        0.00015403530458108313,
-        1.5252733795209373e-05,
-        1.3215434775077107e-06,
-        1.0178090931618263e-07,
-        7.073872610148164e-09,
-        4.4493674908349806e-10,
-    ),
-    # 4.2e-18
-    exp=(
-        0.5000000000000013,
-        0.16666666666666485,
-        0.041666666666511636,
-        0.008333333333448958,
-        0.0013888888947879597,
-        0.00019841269603845463,
-        2.4801489110158403e-05,
-        2.755750005033544e-06,
-        2.7631567772592245e-07,
-        2.5027323383195078e-08,
-    ),
-    # 5.7e-18
-    sin=(
-        -0.16666666666666613,
-        0.008333333333317781,
-        -0.00019841269826147145,
-        2.7557312434927492e-06,
-        -2.505056316032341e-08,
-        1.588560112137638e-10,
-    ),
-    # 1.0e-19
-    cos=(
-        0.04166666666666655,
-        -0.0013888888888866438,
-        2.480158728482939e-05,
-        -2.755731304346771e-07,
-        2.0875549528508273e-09,
-        -1.1350845754566435e-11,
-    ),
-    # 1.3e-18
-    log=(
-        0.6666666666666737,
-        0.3999999999939863,
-        0.28571428745551214,
-        0.22222198273544116,
-        0.1818357906686337,
-        0.1531368752092411,
-        0.14799487338447104,
-    ),
-    # 1.2e-20
-    log2=(
-        0.5770780163556198,
-        0.41219858309115887,
-        0.3205989023980617,
-        0.26230769118053254,
-        0.22198442261887263,
-        0.19124587742521051,
-        0.19046701657603043,
-    ),
-)
-
-_FORMATS = {"float32": _FLOAT32, "float64": _FLOAT64}
-
-
-def _words(value: Fraction, dtype: str, count: int = 2) -> tuple[float, ...]:
-    """``value`` as an unevaluated sum of ``count`` numbers of the dtype, largest first."""
-    words = []
-    for _ in range(count):
-        word = float(value)
-        if dtype == "float32":
-            word = struct.unpack("f", struct.pack("f", word))[0]
-        words.append(word)
-        value -= Fraction(word)
-    return tuple(words)
-
-
-# ---------------------------------------------------------------------- polynomials and double-word arithmetic
+# ---------------------------------------------------------------------- polynomials, double words
 def _horner(t: Target, x: Value, coefficients: tuple[float, ...]) -> Value:
     p: Value = coefficients[-1]
     for c in coefficients[-2::-1]:
@@ -251,7 +80,7 @@ def _two_prod(t: Target, a: Value, b: Value, dtype: str) -> tuple[Value, Value]:
         return p, t.fma(a, b, t.neg(p))
 
     def halves(x: Value) -> tuple[Value, Value]:
-        wide = t.mul(x, _FORMATS[dtype].split)
+        wide = t.mul(x, FORMATS[dtype].split)
         high = t.sub(wide, t.sub(wide, x))
         return high, t.sub(x, high)
 
@@ -268,28 +97,31 @@ def _double_mul(t: Target, a: tuple[Value, Value], b: tuple[Value, Value]) -> tu
 
 
 # ---------------------------------------------------------------------- exponentials
+def _remainder(t: Target, x: Value, high: float, low: float, minus_n: Value) -> Value:
+    """``x * (high + low) - n``, accurate although the terms cancel."""
+    if t.fused:
+        return t.fma(x, low, t.fma(x, high, minus_n))
+    product, error = _two_prod(t, x, t.const(high), t.dtype)
+    return t.add(t.add(product, minus_n), t.fma(x, low, error))
+
+
 def _scale_any(t: Target, p: Value, shifted: Value) -> Value:
     """``p * 2**n`` rounded once for any ``n``, where ``shifted`` is ``n`` plus magic plus twice the bias.
 
     Two factors of about ``2**(n / 2)``: the first product is exact, subnormal and infinite results are right.
     """
-    f = _FORMATS[t.dtype]
-    twice = t.isub(t.bits(shifted), _float_bits(f.magic, t.dtype))
+    f = FORMATS[t.dtype]
+    twice = t.isub(t.bits(shifted), float_bits(f.magic, t.dtype))
     low = t.lshr(twice, 1)
     high = t.isub(twice, low)
     p = t.mul(p, t.real_from_bits(t.shl(low, f.mantissa)))
     return t.mul(p, t.real_from_bits(t.shl(high, f.mantissa)))
 
 
-def _float_bits(x: float, dtype: str) -> int:
-    codes = ("f", "I") if dtype == "float32" else ("d", "Q")
-    return struct.unpack(codes[1], struct.pack(codes[0], x))[0]
-
-
 @_rule("exp")
 def _exp(t: Target, x: Value) -> Value:
     """e**x, at most 2 ulp: overflows to inf, reaches 0 through the subnormals."""
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     x = t.minimum(f.log_max, t.maximum(f.log_zero, x))  # constants first: a NaN of x survives
     magic = f.magic + 2 * f.bias
     shifted = t.fma(x, float(LOG2E), magic)
@@ -302,14 +134,14 @@ def _exp(t: Target, x: Value) -> Value:
 @_rule("exp2")
 def _exp2(t: Target, x: Value) -> Value:
     """2**x, at most 2 ulp over the full range."""
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     limit = f.bias + f.mantissa + 5.0
     return _exp2_sum(t, t.minimum(limit, t.maximum(-limit, x)), None)
 
 
 def _exp2_sum(t: Target, high: Value, low: Value | None) -> Value:
     """2**(high + low) over the full range, for ``|high|`` within the exponents and ``low`` small beside 1."""
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     magic = f.magic + 2 * f.bias
     shifted = t.add(high, magic)
     r = t.sub(high, t.sub(shifted, magic))
@@ -319,17 +151,14 @@ def _exp2_sum(t: Target, high: Value, low: Value | None) -> Value:
 
 @_rule("exp_scaled")
 def _exp_scaled(t: Target, x: Value, c: float) -> Value:
-    """exp(c * x) for a constant ``c``, at most 2 ulp over the full range.
-
-    Without fused multiply-add the error grows by ``|c * x|`` half ulps, as if the product had been rounded.
-    """
-    f = _FORMATS[t.dtype]
-    high, low = _words(Fraction(c) * LOG2E, t.dtype)
+    """exp(c * x) for a constant ``c``, at most 2 ulp over the full range."""
+    f = FORMATS[t.dtype]
+    high, low = words(Fraction(c) * LOG2E, t.dtype)
     limit = f.bias + f.mantissa + 5.0
     magic = f.magic + 2 * f.bias
     bounded = x if high == 0 else t.minimum(limit / abs(high), t.maximum(-limit / abs(high), x))
     shifted = t.fma(bounded, high, magic)
-    r = t.fma(bounded, low, t.fma(bounded, high, t.sub(magic, shifted)))
+    r = _remainder(t, bounded, high, low, t.sub(magic, shifted))
     return _scale_any(t, t.fma(_horner(t, r, f.exp2), r, 1.0), shifted)
 
 
@@ -337,10 +166,10 @@ def _exp_scaled(t: Target, x: Value, c: float) -> Value:
 def _exp2_scaled_nonpos(t: Target, x: Value, k: float, accurate: bool = False) -> Value:
     """2**(k * x) where ``k * x <= 0`` is known: the cheap form of the inner loops.
 
-    The result is at most 2 ulp from 2**(k * x) with ``k`` rounded to the dtype (any ``k`` when ``accurate``);
-    below 2**-126.5 (2**-1022.5 in float64) it is exactly 0. A NaN of ``x`` survives, whatever its payload: the last
-    step multiplies by the power of two (adding to the exponent's bits would destroy some NaNs), and the clamp has
-    its constant first.
+    The result is at most 2 ulp from 2**(k * x) with ``k`` rounded to the dtype, or with any ``k`` when
+    ``accurate``; below 2**-126.5 (2**-1022.5 in float64) it is exactly 0. A NaN of ``x`` survives,
+    whatever its payload: the clamp has its constant first, and the last step multiplies by the power of
+    two (an addition to the exponent's bits, as cheap, turns some NaNs into numbers).
     """
     return _exp2_cheap(t, x, Fraction(k), accurate)
 
@@ -350,8 +179,9 @@ def _exp_scaled_nonpos(t: Target, x: Value, c: float, accurate: bool = False) ->
     """exp(c * x) where ``c * x <= 0`` is known, for a constant ``c``.
 
     The cheap form rounds ``c * log2(e)`` to the dtype: its error is 2 ulp plus half an ulp for each unit of
-    ``|c * x|``, no more than a rounding of ``x`` would cause. ``accurate=True`` spends one instruction more and is
-    within 2 ulp. Results below 2**-126.5 (2**-1022.5 in float64) are exactly 0; NaN stays NaN.
+    ``|c * x|``, no more than a rounding of ``x`` would cause (without fused multiply-add, twice that).
+    ``accurate=True`` spends one instruction more and stays within 2 ulp. Results below 2**-126.5
+    (2**-1022.5 in float64) are exactly 0; NaN stays NaN.
     """
     return _exp2_cheap(t, x, Fraction(c) * LOG2E, accurate)
 
@@ -363,25 +193,24 @@ def _exp_nonpos(t: Target, x: Value, accurate: bool = True) -> Value:
 
 
 def _exp2_cheap(t: Target, x: Value, k: Fraction, accurate: bool) -> Value:
-    f = _FORMATS[t.dtype]
-    high, low = _words(k, t.dtype)
+    f = FORMATS[t.dtype]
+    high, low = words(k, t.dtype)
     if high == 0:
         return t.add(t.mul(x, 0.0), 1.0)  # 1, and NaN where x is NaN
     # the clamp lands where the exponent field becomes 0, so the product below is exactly 0
     limit = -f.bias / high
     q = t.minimum(limit, x) if high < 0 else t.maximum(limit, x)
     magic = f.magic + f.bias
-    if high == -1.0:
+    if high == -1.0 and not (accurate and low):
         shifted = t.sub(magic, q)
         r = t.sub(t.sub(magic, shifted), q)
-    elif high == 1.0:
+    elif high == 1.0 and not (accurate and low):
         shifted = t.add(q, magic)
         r = t.add(q, t.sub(magic, shifted))
     else:
         shifted = t.fma(q, high, magic)
-        r = t.fma(q, high, t.sub(magic, shifted))
-    if accurate and low != 0.0:
-        r = t.fma(q, low, r)
+        minus_n = t.sub(magic, shifted)
+        r = _remainder(t, q, high, low, minus_n) if accurate else t.fma(q, high, minus_n)
     p = t.fma(_horner(t, r, f.exp2), r, 1.0)
     return t.mul(p, t.real_from_bits(t.shl(t.bits(shifted), f.mantissa)))
 
@@ -389,11 +218,11 @@ def _exp2_cheap(t: Target, x: Value, k: Fraction, accurate: bool) -> Value:
 # ---------------------------------------------------------------------- logarithm and powers
 def _decompose(t: Target, x: Value) -> tuple[Value, Value]:
     """Real ``e`` and ``m`` in [sqrt(1/2), sqrt(2)) with ``x == 2**e * m``, for finite ``x > 0``."""
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     small = t.lt(x, 2.0 ** (1 - f.bias))
     x = t.select(small, t.mul(x, 2.0**f.mantissa), x)
     i = t.iadd(t.bits(x), (f.bias << f.mantissa) - f.sqrt_half_bits)
-    biased = t.real_from_bits(t.ior(t.lshr(i, f.mantissa), _float_bits(f.magic, t.dtype)))
+    biased = t.real_from_bits(t.ior(t.lshr(i, f.mantissa), float_bits(f.magic, t.dtype)))
     offset = f.magic + f.bias
     e = t.sub(biased, t.select(small, offset + f.mantissa, offset))
     m = t.real_from_bits(t.iadd(t.iand(i, (1 << f.mantissa) - 1), f.sqrt_half_bits))
@@ -406,7 +235,7 @@ def _log(t: Target, x: Value) -> Value:
 
     With f = m - 1 and s = f / (2 + f): log(1 + f) = f - (f**2 / 2 - s (f**2 / 2 + s**2 P(s**2))).
     """
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     e, m = _decompose(t, x)
     g = t.sub(m, 1.0)
     s = t.div(g, t.add(g, 2.0))
@@ -421,10 +250,10 @@ def _log(t: Target, x: Value) -> Value:
 def _log2_double(t: Target, x: Value) -> tuple[Value, Value]:
     """log2 of finite ``x > 0`` as a double word.
 
-    2 atanh(s) / ln 2 with s = (m - 1) / (m + 1) = s (A + z (B + z C(z))), where z = s**2 and the words of A and B
-    carry the digits that matter.
+    With s = (m - 1) / (m + 1) and z = s**2 it is 2 atanh(s) / ln 2 = s (A + z (B + z C(z))), and only A and
+    B need two words.
     """
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     e, m = _decompose(t, x)
     g = t.sub(m, 1.0)
     high = t.add(m, 1.0)
@@ -435,7 +264,7 @@ def _log2_double(t: Target, x: Value) -> tuple[Value, Value]:
     remainder = t.sub(t.sub(t.sub(g, p), error), t.mul(s0, low))
     s = _fast_two_sum(t, s0, t.mul(remainder, inverse))
     z = _double_mul(t, s, s)
-    a, b = _words(2 * LOG2E, t.dtype), _words(2 * LOG2E / 3, t.dtype)
+    a, b = words(2 * LOG2E, t.dtype), words(2 * LOG2E / 3, t.dtype)
     inner = _fast_two_sum(t, t.const(b[0]), t.fma(z[0], _horner(t, z[0], f.log2), b[1]))
     inner = _double_mul(t, inner, z)
     total, error = _fast_two_sum(t, t.const(a[0]), inner[0])
@@ -446,8 +275,8 @@ def _log2_double(t: Target, x: Value) -> tuple[Value, Value]:
 
 @_rule("pow")
 def _pow(t: Target, x: Value, y: Value) -> Value:
-    """x**y, at most 2 ulp, with the special cases of C: x**0 = 1**y = 1, NaN for a negative x and fractional y."""
-    f = _FORMATS[t.dtype]
+    """x**y, at most 2 ulp, with the special cases of C: x**0 = 1**y = 1, NaN for x < 0 and fractional y."""
+    f = FORMATS[t.dtype]
     x, y = (t.const(v) if isinstance(v, int | float) else v for v in (x, y))
     size = t.abs(x)
     high, low = _log2_double(t, size)
@@ -491,7 +320,7 @@ def _powi(t: Target, x: Value, n: int) -> Value:
 
 @_rule("rsqrt")
 def _rsqrt(t: Target, x: Value) -> Value:
-    """1 / sqrt(x), at most 2 ulp, and 0 at 0: the engine's convention, so that coincident points stay finite."""
+    """1 / sqrt(x), at most 2 ulp, and 0 at 0: the engine's convention keeps coincident points finite."""
     return t.select(t.eq(x, 0.0), 0.0, t.div(1.0, t.sqrt(x)))
 
 
@@ -510,7 +339,7 @@ def _cos(t: Target, x: Value) -> Value:
 
 def _quadrant(t: Target, r: Value, shifted: Value, quarter: int) -> Value:
     """sin(r + (n + quarter) pi/2), the turn count ``n`` modulo 4 being the low bits of ``shifted``."""
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     turn = t.bits(shifted)
     turn = t.iadd(turn, quarter) if quarter else turn
     z = t.mul(r, r)
@@ -530,7 +359,7 @@ def _reduce(t: Target, x: Value) -> tuple[Value, Value]:
     The words of pi/2 make every step but the last exact up to the bound; blocks with a larger argument take a
     branch that reduces with all the digits of 2/pi.
     """
-    f = _FORMATS[t.dtype]
+    f = FORMATS[t.dtype]
     words, bound = (f.half_pi, f.turn_bound[0]) if t.fused else (f.half_pi_split, f.turn_bound[1])
     shifted = t.fma(x, float(1 / HALF_PI), f.magic)
     n = t.sub(shifted, f.magic)
@@ -578,8 +407,8 @@ def _two_over_pi_chunks(count: int) -> tuple[float, ...]:
 def _payne_hanek(t: Target, x: Value) -> tuple[Value, Value]:
     """The turns x * 2/pi modulo 4 in triple words of float64, then their fraction times pi/2.
 
-    Every partial product is exact as two words; multiples of four are dropped before they are added. Infinities
-    become NaN on the way.
+    Every partial product is exact as two words, and multiples of four are dropped before they are added.
+    Infinities become NaN on the way.
     """
     table = t.table(_two_over_pi_chunks(5 if t.dtype == "float32" else 22), "float64")
     wide = t.mul(t.to_f64(x), 2.0**-600)
@@ -599,8 +428,8 @@ def _payne_hanek(t: Target, x: Value) -> tuple[Value, Value]:
     low = sums[2].get()
     n = t.round_even(high)
     fraction, middle = _two_sum(t, t.sub(high, n), middle)
-    pi = _words(HALF_PI, "float64")
+    pi = words(HALF_PI, "float64")
     r, error = _two_prod(t, fraction, t.const(pi[0], like=wide), "float64")
     rest = t.fma(fraction, pi[1], t.mul(t.add(middle, low), pi[0]))
     n = t.fma(t.round_even(t.mul(n, 0.25)), -4.0, n)
-    return t.to_real(t.add(r, t.add(error, rest))), t.add(t.to_real(n), _FORMATS[t.dtype].magic)
+    return t.to_real(t.add(r, t.add(error, rest))), t.add(t.to_real(n), FORMATS[t.dtype].magic)
