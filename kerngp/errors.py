@@ -19,6 +19,10 @@ class DTypeError(KerngpError, TypeError):
     """An array has a dtype the operation does not accept."""
 
 
+class DataError(KerngpError, ValueError):
+    """An array holds values the operation cannot use: NaN, infinity, masked entries."""
+
+
 class DeviceError(KerngpError, ValueError):
     """Arrays live on different devices, or on one that no backend serves."""
 

@@ -177,7 +177,8 @@ _ARGKMIN = _selection("argkmin", ("index",), "kmin")
 _KMIN_ARGKMIN = _selection("kmin_argkmin", ("value", "index"), "kmin")
 
 
-def _with_k(r: Reduction, k: int) -> Reduction:
+def with_k(r: Reduction, k: int) -> Reduction:
+    """A k-min reduction with its k."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise FormulaError(f"{r.name}: k={k!r} is not a positive integer.")
     return replace(r, k=k)
@@ -185,17 +186,17 @@ def _with_k(r: Reduction, k: int) -> Reduction:
 
 def KMIN(k: int) -> Reduction:
     """The k smallest entries of each row, ascending."""
-    return _with_k(_KMIN, k)
+    return with_k(_KMIN, k)
 
 
 def ARGKMIN(k: int) -> Reduction:
     """The columns of the k smallest entries of each row (ties: smaller column first)."""
-    return _with_k(_ARGKMIN, k)
+    return with_k(_ARGKMIN, k)
 
 
 def KMIN_ARGKMIN(k: int) -> Reduction:
     """Values and columns of the k smallest entries of each row."""
-    return _with_k(_KMIN_ARGKMIN, k)
+    return with_k(_KMIN_ARGKMIN, k)
 
 
 REDUCTIONS: dict[str, Reduction] = {

@@ -1,0 +1,585 @@
+"""The familiar facade: symbolic matrices written like broadcast arrays, reduced without being stored.
+
+A `LazyTensor` stands for an array of shape (..., M, N, D) given by a formula of arrays indexed by i
+and by j. Arithmetic builds the formula; a reduction over i or j, or ``K @ v``, computes. The methods
+of elementwise operations and of reductions come from the engine's tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import options as _options
+from .engine import ops
+from .engine.arrays import TORCH, adopt, is_number, kind_of, restore
+from .engine.autodiff import rename, transpose
+from .engine.expr import OPS, Expr, Op, const, node
+from .engine.inner import INNER
+from .engine.mapreduce import dense, map_reduce
+from .engine.operands import EMPTY, Operands, bind, indexed, join, leaf, number, symbol
+from .engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
+from .errors import FormulaError, OptionError, ShapeError
+
+__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+
+Maker = str | Callable[..., Expr]
+
+
+@functools.lru_cache(maxsize=8192)
+def _build(make: Maker, attr: tuple[int, ...], places: tuple, *parts: Expr) -> Expr:
+    """A node or composite of formulas whose variables are renumbered first; remembered, for speed."""
+    exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
+    return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
+
+
+_transposed = functools.lru_cache(maxsize=1024)(transpose)
+
+
+class LazyTensor:
+    """An array of shape (..., M, N, D) given by a formula, never stored.
+
+    Parameters
+    ----------
+    x : array, number, list of numbers or LazyTensor
+        A torch tensor, NumPy array or any array that speaks DLPack, of a floating dtype:
+
+        - (..., M, 1, D), indexed by i; (..., 1, N, D), indexed by j; leading axes are batch axes and
+          broadcast. (..., 1, 1, D) is a single vector, and broadcasts against both.
+        - (M, D) with ``axis=0`` or (N, D) with ``axis=1``.
+        - a number, a list of numbers, (D,) or (): a vector of parameters, the same for all pairs.
+        - a tuple (index, dim, axis) of integers: a variable whose array comes with the call.
+    axis : {None, 0, 1, 2}
+        For arrays with two axes: 0 for i, 1 for j. 2 makes a parameter.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (..., M, N, D), without D if it is 1. An index nothing depends on counts as 1.
+    dtype : str or None
+        "float32", ...; None for plain numbers.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, FormulaError
+        Naming the operand, what came, what was expected.
+
+    Notes
+    -----
+    Reductions over i (``axis=0`` without batch axes) give (..., N, D), over j (``axis=1``) give
+    (..., M, D), in the library of the arrays; ``axis=-1`` reduces the components of each vector and
+    stays lazy. With torch tensors everything is differentiable, to any order. The design follows
+    the LazyTensor of KeOps (Charlier et al., JMLR 22, 2021).
+
+    Examples
+    --------
+    >>> import torch
+    >>> x, y, b = torch.zeros(4, 3), torch.zeros(5, 3), torch.ones(5, 2)
+    >>> x_i, y_j = LazyTensor(x[:, None, :]), LazyTensor(y[None, :, :])
+    >>> K = (-((x_i - y_j) ** 2).sum(-1)).exp()
+    >>> K.shape, (K @ b).shape, K.sum(axis=0).shape
+    ((4, 5), torch.Size([4, 2]), torch.Size([5, 1]))
+    """
+
+    __slots__ = ("expr", "operands")
+    __array_ufunc__ = None  # numpy leaves a + K to K.__radd__
+    __iter__ = None  # indexing has no end that iteration could find
+    __hash__ = object.__hash__
+
+    expr: Expr
+    operands: Operands
+
+    def __init__(self, x: Any, axis: int | None = None) -> None:
+        if isinstance(x, LazyTensor):
+            self.expr, self.operands = x.expr, x.operands
+        elif isinstance(x, tuple):
+            if axis is not None or len(x) != 3:
+                raise FormulaError(f"x={x!r}: a tuple is read as (index, dim, axis) of a symbolic variable, "
+                                   "without a further axis; pass a list for a vector of parameters.")  # fmt: skip
+            self.expr, self.operands = symbol(*x)
+        else:
+            self.expr, self.operands = leaf(x, axis)
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (*self.operands.batch, *self.operands.sizes, self.expr.dim)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(..., M, N, D), without D if it is 1."""
+        full = self._shape
+        return full[:-1] if full[-1] == 1 else full
+
+    @property
+    def dtype(self) -> str | None:
+        """Name of the arrays' dtype, as NumPy writes it."""
+        return None if self.operands.dtype is None else str(self.operands.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the arrays are."""
+        return self.operands.device
+
+    @property
+    def ndim(self) -> int:
+        """D, the number of components of each vector."""
+        return self.expr.dim
+
+    @property
+    def nbatchdims(self) -> int:
+        """How many batch axes stand before M."""
+        return len(self.operands.batch)
+
+    def dim(self) -> int:
+        """The number of axes, counting D."""
+        return len(self.operands.batch) + 3
+
+    def __repr__(self) -> str:
+        return f"LazyTensor(shape={self.shape}, dtype={self.dtype}, formula={self.expr})"
+
+    def __bool__(self) -> bool:
+        raise TypeError("a LazyTensor has no truth value: comparisons are lazy too. Reduce it first.")
+
+    # ------------------------------------------------------------ arithmetic that is not elementwise
+
+    def __pow__(self, other: Any) -> LazyTensor:
+        if not is_number(other):
+            return _combine("pow", self, other)
+        n = float(other)
+        if n.is_integer() and abs(n) <= 64:
+            return _combine("square", self) if n == 2 else _combine("powi", self, attr=(int(n),))
+        if abs(n) == 0.5:
+            return _combine("sqrt" if n > 0 else "rsqrt", self)
+        return _combine("pow", self, _lazy(const(n), EMPTY))  # an exponent is part of the formula
+
+    def power(self, other: Any) -> LazyTensor:
+        """``self ** other``; an integer exponent keeps negative bases."""
+        return self**other
+
+    pow = power
+
+    def __or__(self, other: Any) -> LazyTensor:
+        return _combine(ops.dot, self, other)
+
+    def __ror__(self, other: Any) -> LazyTensor:
+        return _combine(ops.dot, other, self)
+
+    # ------------------------------------------------------------ vectors
+
+    def sqnorm2(self) -> LazyTensor:
+        """Squared Euclidean norm of each vector."""
+        return _combine(ops.sqnorm2, self)
+
+    def norm2(self) -> LazyTensor:
+        """Euclidean norm of each vector; gradient 0 at the origin."""
+        return _combine(ops.norm2, self)
+
+    def norm(self, dim: int = -1) -> LazyTensor:
+        """Euclidean norm over the last axis, the only one possible."""
+        if self._letter(dim) != "":
+            raise FormulaError(f"norm(dim={dim}): norms are taken over the last axis, dim=-1.")
+        return self.norm2()
+
+    def normalize(self) -> LazyTensor:
+        """Each vector divided by its norm; 0 at the origin."""
+        return _combine(ops.normalize, self)
+
+    def sqdist(self, other: Any) -> LazyTensor:
+        """Squared Euclidean distance."""
+        return _combine(ops.sqdist, self, other)
+
+    def weightedsqnorm(self, weights: Any) -> LazyTensor:
+        """<x, S x> for weights of dim 1, D, or D * D (a matrix, by rows)."""
+        return _combine(ops.weighted_sqnorm, weights, self)
+
+    def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
+        """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
+        return (self - _wrap(other)).weightedsqnorm(weights)
+
+    def elem(self, k: int) -> LazyTensor:
+        """Component k of each vector."""
+        return self[k]
+
+    def extract(self, start: int, length: int) -> LazyTensor:
+        """Components start, ..., start + length - 1 of each vector."""
+        return _combine("extract", self, attr=(int(start), int(length)))
+
+    def __getitem__(self, key: Any) -> LazyTensor:
+        if isinstance(key, tuple):
+            if key and (key[:-1] == (...,) or key[:-1] == (slice(None),) * (self.dim() - 1)):
+                return self[key[-1]]
+            raise FormulaError(f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l].")
+        D = self.expr.dim
+        if isinstance(key, slice):
+            start, stop, step = key.indices(D)
+            if step != 1 or stop <= start:
+                raise FormulaError(f"slice {key} of vectors of dim {D}: expected start < stop and step 1.")
+            return self.extract(start, stop - start)
+        if not hasattr(key, "__index__"):
+            raise FormulaError(f"index {key!r}: expected an integer or a slice.")
+        k = key.__index__()
+        if not -D <= k < D:
+            raise FormulaError(f"index {k} is out of range for vectors of dim {D}.")
+        return _combine("elem", self, attr=(k % D,))
+
+    def concat(self, other: Any) -> LazyTensor:
+        """The components of self, then those of other."""
+        return _combine("concat", self, other)
+
+    @staticmethod
+    def concatenate(parts: tuple | list, axis: int = -1) -> LazyTensor:
+        """The components of all parts, one after the other. Only the last axis can be joined."""
+        if not isinstance(parts, (tuple, list)) or not parts:
+            raise FormulaError("concatenate takes a non-empty tuple of LazyTensors.")
+        parts = [_wrap(p) for p in parts]
+        if parts[0]._letter(axis) != "":
+            raise FormulaError(f"axis={axis}: only the last axis can be joined, axis=-1.")
+        return functools.reduce(LazyTensor.concat, parts)
+
+    @staticmethod
+    def cat(parts: tuple | list, dim: int = -1) -> LazyTensor:
+        """`concatenate` under its torch name."""
+        return LazyTensor.concatenate(parts, dim)
+
+    # ------------------------------------------------------------ matrices
+
+    def t(self) -> LazyTensor:
+        """Exchange i and j."""
+        o = self.operands
+        return _lazy(_transposed(self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M))
+
+    @property
+    def T(self) -> LazyTensor:
+        """Exchange i and j."""
+        return self.t()
+
+    def __matmul__(self, v: Any, **settings: Any) -> Any:
+        """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays."""
+        if self.expr.dim != 1:
+            raise ShapeError(f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first.")
+        if isinstance(v, LazyTensor):
+            raise FormulaError("the product of two LazyTensors would have to be stored; apply one after the other, "
+                               "K @ (L @ v), or reduce (K * L).")  # fmt: skip
+        w = adopt("v", v)
+        N, flat = self.operands.N, w.dim() == 1
+        if w.dim() == 0 or (N is not None and w.shape[0 if flat else -2] != N):
+            n = "N" if N is None else N
+            raise ShapeError(f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: K @ v needs ({n},) or (..., {n}, E).")
+        column = indexed(w.unsqueeze(-1) if flat else w, 1, TORCH if w is v else kind_of(v), "v")
+        return _combine("mul", self, _lazy(*column))._compute(SUM, "j", settings, flat)
+
+    def __rmatmul__(self, v: Any) -> Any:
+        """``v @ K`` for v of shape (M,) or (..., E, M)."""
+        if len(v.shape) == 1:
+            return self.t() @ v
+        return (self.t() @ v.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    def matvec(self, v: Any) -> Any:
+        """``K @ v``, the name scipy.sparse.linalg looks for."""
+        return self @ v
+
+    def rmatvec(self, v: Any) -> Any:
+        """``K.T @ v``, the name scipy.sparse.linalg looks for."""
+        return self.t() @ v
+
+    def dense(self) -> Any:
+        """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
+        o = self._concrete()
+        limit = _options.current().memory_limit
+        size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
+        if size > limit:
+            raise OptionError(f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
+                              f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...).")  # fmt: skip
+        full = dense(self.expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
+        return restore(full.squeeze(-1) if self.expr.dim == 1 else full, o.kind)
+
+    # ------------------------------------------------------------ reductions
+
+    def reduction(
+        self,
+        reduction_op: str,
+        other: Any = None,
+        opt_arg: int | None = None,
+        axis: int | None = None,
+        dim: int | None = None,
+        call: bool = True,
+        **settings: Any,
+    ) -> Any:
+        """The reduction named ``reduction_op`` over i or j.
+
+        Parameters
+        ----------
+        reduction_op : str
+            "Sum", "LogSumExp", "Min", "ArgKMin", ... in any case.
+        other : LazyTensor, optional
+            Weights, for "LogSumExp" and "SumSoftMaxWeight".
+        opt_arg : int, optional
+            K, for "KMin" and its relatives.
+        axis, dim : int
+            The axis to reduce, under its numpy or its torch name.
+        call : bool
+            False returns a function to be called later.
+        **settings
+            ``backend=`` ("auto", "CPU", "GPU", "reference") and other options of `kerngp.options`;
+            ``out=``, an array to write to. KeOps's accuracy switches are accepted and have no
+            effect: accumulation is always as accurate as they can make it.
+        """
+        name = reduction_op.lower()
+        if other is not None:
+            weighted = {"logsumexp": self.logsumexp, "sumsoftmaxweight": self.sumsoftmaxweight}.get(name)
+            if weighted is None:
+                raise FormulaError(f"{reduction_op} takes no weights; pass other=None.")
+            return weighted(axis=axis, dim=dim, weight=other, **settings)
+        record = REDUCTIONS.get(name)
+        if record is None:
+            raise FormulaError(f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+        return self._reduce(_sized(record, opt_arg), axis, dim, call, settings)
+
+    def logsumexp(
+        self, axis: int | None = None, dim: int | None = None, weight: Any = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (a scalar or a vector for each pair)."""
+        if weight is None:
+            return self._reduce(LOGSUMEXP, axis, dim, call, settings)
+        top, total = self._softmax_sums(axis, dim, lambda e: e * weight, settings)
+        return restore(top + total.log(), self.operands.kind)
+
+    def sumsoftmaxweight(self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any) -> Any:
+        """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
+        _, total = self._softmax_sums(axis, dim, lambda e: (e * weight).concat(e), settings)
+        return restore(total[..., :-1] / total[..., -1:], self.operands.kind)
+
+    # ------------------------------------------------------------ machinery
+
+    def _letter(self, axis: int | None) -> str:
+        """"i", "j", or "" for the components: what an axis number means."""
+        first = len(self.operands.batch)
+        if axis is not None:
+            k = axis - first if axis >= 0 else axis + 3
+            if k in (0, 1, 2):
+                return ("i", "j", "")[k]
+        raise FormulaError(f"axis={axis}: expected {first} or -3 (over i), {first + 1} or -2 (over j), {first + 2} or -1 "
+                           f"(over the components) of a LazyTensor of shape {self._shape}.")  # fmt: skip
+
+    def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: dict[str, Any]) -> Any:
+        letter = self._letter(axis if dim is None else dim)
+        if letter == "":
+            if r.name not in INNER:
+                raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
+            return _combine(INNER[r.name], self)
+        if self.operands.symbolic or not call:
+            return Deferred(self, r, letter, settings)
+        return self._compute(r, letter, settings)
+
+    def _compute(self, r: Reduction, letter: str, settings: dict[str, Any], flat: bool = False) -> Any:
+        """The reduction in the caller's library; ``flat`` drops the axis of the components."""
+        out = self._tensors(r, letter, settings)
+        if flat:
+            out = out.squeeze(-1)
+        o = self.operands
+        result = tuple(restore(t, o.kind) for t in out) if isinstance(out, tuple) else restore(out, o.kind)
+        target = settings.get("out") if settings else None
+        if target is None:
+            return result
+        if isinstance(result, tuple):
+            raise OptionError(f"out= holds one array, but {r.name} returns {len(result)}.")
+        adopt("out", target).copy_(adopt("result", result))
+        return target
+
+    def _tensors(self, r: Reduction, letter: str, settings: dict[str, Any]) -> Any:
+        o = self._concrete()
+        if letter not in o.axes and not o.unit:
+            raise ShapeError(f"{r.name} over {letter}: no operand of this LazyTensor of shape {self._shape} is indexed by "
+                             f"{letter}. Index one by {letter}, {_EXAMPLE[letter]}, or reduce the other axis.")  # fmt: skip
+        out = map_reduce(self.expr, r, o.tensors(), axis=letter, sizes=o.sizes, options=_settings(settings))
+        if r.code == "kmin" and self.expr.dim == 1:
+            return tuple(t.squeeze(-1) for t in out) if isinstance(out, tuple) else out.squeeze(-1)
+        return out
+
+    def _concrete(self) -> Operands:
+        o = self.operands
+        if o.symbolic:
+            raise FormulaError("this LazyTensor has symbolic variables, so there is nothing to compute with yet: reduce it, "
+                               "then call the result with the arrays.")  # fmt: skip
+        return o
+
+    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: dict[str, Any]) -> tuple:
+        """The largest entries m of f and the sum of weigh(exp(f - m)), as tensors. m carries no gradient."""
+        letter = self._letter(axis if dim is None else dim)
+        with torch.no_grad():
+            top = self._tensors(MAX, letter, settings)
+        top = torch.nan_to_num(top, nan=0.0, posinf=0.0, neginf=0.0)
+        shift = _lazy(*indexed(top, "ji".index(letter), TORCH, "shift"))
+        return top, weigh(_combine("exp", self - shift))._tensors(SUM, letter, settings)
+
+
+class Deferred:
+    """A reduction to be called later, with the arrays of its symbolic variables in order."""
+
+    __slots__ = ("lazy", "letter", "record", "settings")
+
+    def __init__(self, lazy: LazyTensor, record: Reduction, letter: str, settings: dict[str, Any]) -> None:
+        self.lazy, self.record, self.letter, self.settings = lazy, record, letter, settings
+
+    def __call__(self, *arrays: Any, **settings: Any) -> Any:
+        lazy = self.lazy
+        bound, places = bind(lazy.operands, arrays)
+        full = _lazy(_build(_same, (), (places,), lazy.expr), bound)
+        return full._compute(self.record, self.letter, {**self.settings, **settings})
+
+    def __repr__(self) -> str:
+        return f"{self.record} over {self.letter} of {self.lazy}"
+
+
+# ---------------------------------------------------------------- building
+
+
+def _same(e: Expr) -> Expr:
+    return e
+
+
+def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
+    new = object.__new__(LazyTensor)
+    new.expr = expr
+    new.operands = operands
+    return new
+
+
+def _wrap(value: Any) -> LazyTensor:
+    if isinstance(value, LazyTensor):
+        return value
+    return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
+
+
+def _combine(make: Maker, first: Any, *others: Any, attr: tuple[int, ...] = ()) -> LazyTensor:
+    """An op or composite of LazyTensors and whatever can become one."""
+    first = _wrap(first)
+    operands, exprs, places = first.operands, [first.expr], (None,)
+    for other in others:
+        other = _wrap(other)
+        operands, place = join(operands, other.operands)
+        exprs.append(other.expr)
+        places += (place,)
+    try:
+        return _lazy(_build(make, attr, places, *exprs), operands)
+    except FormulaError as e:
+        shapes = ", ".join(str(_wrap(x)._shape) for x in (first, *others))
+        raise FormulaError(f"{e} The operands have shapes {shapes}; the last axis is the vector's.") from None
+
+
+def _sized(record: Reduction, k: Any) -> Reduction:
+    return with_k(record, k.__index__() if hasattr(k, "__index__") else k) if record.code == "kmin" else record
+
+
+_SWAP = str.maketrans("ij", "ji")
+_EXAMPLE = {"i": "x[:, None, :]", "j": "y[None, :, :]"}
+_BACKENDS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "reference": "reference"}
+# what KeOps offers for speed or accuracy and this engine decides by itself
+_NO_EFFECT = {"device_id", "dtype_acc", "use_double_acc", "sum_scheme", "enable_chunks", "use_fast_math", "optional_flags"}
+
+
+def _settings(settings: dict[str, Any]) -> _options.Options | None:
+    """Options for the keyword arguments of a reduction."""
+    changes = {k: v for k, v in settings.items() if k != "out" and k not in _NO_EFFECT and v is not None}
+    if not changes:
+        return None
+    if "ranges" in changes:
+        raise OptionError("ranges= (block-sparse reductions) is not part of this version; leave it out.")
+    if "backend" in changes:
+        name = str(changes["backend"])
+        changes["backend"] = _BACKENDS.get(name.lower().partition("_")[0], name)
+    with _options.options(**changes) as chosen:
+        return chosen
+
+
+# ---------------------------------------------------------------- methods from the tables
+
+
+def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:
+    def unary(self: LazyTensor) -> LazyTensor:
+        return _combine(make, self)
+
+    def binary(self: LazyTensor, other: Any) -> LazyTensor:
+        return _combine(make, self, other)
+
+    def backward(self: LazyTensor, other: Any) -> LazyTensor:
+        return _combine(make, other, self)
+
+    def ternary(self: LazyTensor, other1: Any, other2: Any) -> LazyTensor:
+        return _combine(make, self, other1, other2)
+
+    f = backward if reflected else (unary, binary, ternary)[arity - 1]
+    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", doc
+    setattr(LazyTensor, name, f)
+
+
+def _elementwise(op: Op) -> None:
+    if op.code is not None and not hasattr(LazyTensor, op.name) and op.name != "powi":
+        _method(op.name, op.arity, f"Elementwise: {op.doc}.", op.name)
+
+
+def _reducing(r: Reduction) -> None:
+    default = -1 if r.name in INNER else None
+    what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
+
+    def method(self: LazyTensor, axis: int | None = default, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        return self._reduce(r, axis, dim, call, settings)
+
+    def sized(self: LazyTensor, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        return self._reduce(_sized(r, K), axis, dim, call, settings)
+
+    f = sized if r.code == "kmin" else method
+    name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name
+    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", what
+    if not hasattr(LazyTensor, name):
+        setattr(LazyTensor, name, f)
+    setattr(LazyTensor, f"{name}_reduction", getattr(LazyTensor, name))
+
+
+for _op in list(OPS.values()):
+    _elementwise(_op)
+for _r in REDUCTIONS.values():
+    _reducing(_r)
+for _dunder, _name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}.items():
+    _method(f"__{_dunder}__", 2, OPS[_name].doc, _name)
+    _method(f"__r{_dunder}__", 2, OPS[_name].doc, _name, reflected=True)
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    _method(f"__{_name}__", 2, OPS[_name].doc, _name)
+_method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
+_method("__neg__", 1, OPS["neg"].doc, "neg")
+_method("__abs__", 1, OPS["abs"].doc, "abs")
+
+
+# ---------------------------------------------------------------- KeOps's short names
+
+
+def Vi(x_or_index: Any, dim: int | None = None) -> LazyTensor:
+    """An array (M, D) indexed by i, or a symbolic variable (index, dim).
+
+    Examples
+    --------
+    >>> import torch
+    >>> Vi(torch.zeros(4, 3)).shape
+    (4, 1, 3)
+    """
+    return _variable(x_or_index, dim, 0)
+
+
+def Vj(x_or_index: Any, dim: int | None = None) -> LazyTensor:
+    """An array (N, D) indexed by j, or a symbolic variable (index, dim); see `Vi`."""
+    return _variable(x_or_index, dim, 1)
+
+
+def Pm(x_or_index: Any, dim: int | None = None) -> LazyTensor:
+    """A parameter: a number, a vector (D,), or a symbolic variable (index, dim); see `Vi`."""
+    return _variable(x_or_index, dim, 2)
+
+
+def _variable(x: Any, dim: int | None, axis: int) -> LazyTensor:
+    return LazyTensor(x, axis=axis) if dim is None else LazyTensor((x, dim, axis))
