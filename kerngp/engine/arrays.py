@@ -83,6 +83,7 @@ def adopt(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    writable: bool = False,
 ) -> torch.Tensor:
     """A torch tensor with the values of any array; memory is shared where that is possible.
 
@@ -96,6 +97,8 @@ def adopt(
         Convert to this dtype. Default: the array's own, ``torch.get_default_dtype()`` for numbers.
     device : optional
         Move to this device. Default: where the array is.
+    writable : bool
+        The tensor will be written to: refuse whatever would have to be copied or is read-only.
 
     Returns
     -------
@@ -108,6 +111,8 @@ def adopt(
         Integers, booleans, complex numbers, objects, extended precision.
     ShapeError
         A ragged list.
+    DataError
+        A masked array, or memory that cannot be written to where that is asked for.
 
     Examples
     --------
@@ -117,6 +122,8 @@ def adopt(
     """
     if isinstance(value, torch.Tensor):
         t = value
+    elif writable and not (isinstance(value, np.ndarray) and value.flags.writeable and _shareable(value)):
+        raise DataError(f"{name} cannot be written to in place; expected a torch tensor or a writable NumPy array.")
     elif isinstance(value, np.ndarray):
         t = _from_numpy(name, value)
     elif is_number(value):
@@ -190,11 +197,16 @@ def _from_numpy(name: str, a: np.ndarray) -> torch.Tensor:
         if native not in _NUMPY_FLOATS:
             raise _wrong_dtype(name, a.dtype, ".astype('float32')")
         a = a.astype(native)
-    if any(s < 0 or s % a.itemsize for s in a.strides):
-        a = np.ascontiguousarray(a)  # torch has no such strides
+    if not _shareable(a):
+        a = np.ascontiguousarray(a)
     if not a.flags.writeable:
         a = np.asarray(_Unlocked(a))
     return torch.from_numpy(a)
+
+
+def _shareable(a: np.ndarray) -> bool:
+    """Whether torch can describe the memory: it has no negative strides, and none of a part of a number."""
+    return a.dtype.isnative and all(s >= 0 and s % a.itemsize == 0 for s in a.strides)
 
 
 class _Unlocked:

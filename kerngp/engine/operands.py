@@ -2,13 +2,14 @@
 
 An `Operands` is immutable: arrays with the index (i, j or none) each is read by, and the sizes they
 imply. Joining two of them renumbers the variables of the second, so that an array used twice is one
-variable: it is loaded once, and equal formulas remain one formula.
+variable: it is loaded once, and formulas built twice from the same arrays are one formula.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
-from .expr import Expr, const, var
+from .autodiff import rename
+from .expr import Expr, const, node, var
 
 AXES = "ijp"
+Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
 
 
 class Symbol(NamedTuple):
@@ -180,10 +183,27 @@ def _layout_help(t: torch.Tensor) -> str:
 # ---------------------------------------------------------------- joining
 
 
-def join(a: Operands, b: Operands) -> tuple[Operands, tuple[int, ...] | None]:
-    """The operands of a formula made of two, and the new numbers of the second one's variables.
+@functools.lru_cache(maxsize=8192)
+def build(make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr) -> Expr:
+    """An op (by name) or a composite of formulas whose variables are renumbered first.
 
-    None instead of numbers says that they stay as they are.
+    Remembered: a formula typed in a loop is put together once.
+    """
+    exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
+    return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
+
+
+def renumber(e: Expr, places: Places) -> Expr:
+    """The formula with new numbers for its variables."""
+    return build(_same_formula, (), (places,), e)
+
+
+def _same_formula(e: Expr) -> Expr:
+    return e
+
+
+def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
+    """The operands of a formula made of two, and the new numbers of the second one's variables.
 
     Raises
     ------
@@ -227,7 +247,7 @@ def join(a: Operands, b: Operands) -> tuple[Operands, tuple[int, ...] | None]:
     return joined, tuple(places)
 
 
-def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, tuple[int, ...]]:
+def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]:
     """Put the arrays of a call in the place of symbols; also the new numbers of all variables."""
     needed = 1 + max((v.index for v in operands.values if isinstance(v, Symbol)), default=-1)
     if len(arrays) != needed:

@@ -117,7 +117,8 @@ class Schedule:
     """How a kernel walks the pairs: orthogonal numbers, chosen by `planner.schedule`.
 
     A tile is ``rows`` vectors of ``width`` points i; ``columns`` points j go through a contraction
-    at once; every ``block_j`` columns, registers are flushed to accumulators in memory.
+    at once; every ``block_j`` columns, registers are flushed to accumulators in memory. Formulas are
+    evaluated for ``breadth`` columns at a time.
     """
 
     width: int
@@ -125,6 +126,7 @@ class Schedule:
     columns: int
     block_j: int
     signal_columns: int = 4
+    breadth: int = 1
     fma: bool = True
 
 

@@ -120,18 +120,25 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     codes = {t.code for t in tasks}
     block = max(32, min(256, (1 << 17) // (4 * max(1, width_j)) // 32 * 32))
     signal = any(t.signal for t in tasks)
+    breadth = 1
     if rolled:
         rows, columns, block_signal = (4, 6, 6) if many else (2, 6, 6)
     elif signal:
         rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
     elif codes == {"logsumexp"}:
         rows, columns, block_signal = 2, 16, 4
+        breadth = 2
     else:
         rows, columns, block_signal = 4, 1, 4
+        if codes == {"sum"}:
+            rows, columns, breadth = ROWS, COLS, COLS
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
         rows = 2
-    return Schedule(width, rows, columns, min(block, 128) if signal else block, block_signal, machine.fma)
+    block = min(block, 128) if signal else block
+    return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma)
 
 
+import os
+ROWS = int(os.environ.get("KR", 4)); COLS = int(os.environ.get("KC", 1))
 __all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from .cg import CG
+from .cholesky import Cholesky
 from .kernel_operator import KernelOperator
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .solution import Progress, Solution, Status
+from .solve import solve
 
 __all__ = [
+    "CG",
     "AddedDiagonal",
+    "Cholesky",
     "Dense",
     "Diagonal",
     "KernelOperator",
     "LinearOperator",
+    "Progress",
+    "Solution",
+    "Status",
     "as_operator",
     "cast",
     "identity",
+    "solve",
 ]

@@ -93,7 +93,7 @@ class KernelOperator(LinearOperator):
 
     def _like(self, formula: Expr, args: Sequence[Tensor], **changes: Any) -> KernelOperator:
         keep: dict[str, Any] = {"sizes": self.sizes, "blocks": self.blocks, "options": self.options}
-        tags = {"symmetric": self.symmetric, "psd": self.psd}
+        tags: dict[str, Any] = {"symmetric": self.symmetric, "psd": self.psd}
         return KernelOperator(formula, args, **(keep | tags | changes))
 
     # ------------------------------------------------------------ the contract

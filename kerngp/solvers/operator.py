@@ -156,9 +156,8 @@ class LinearOperator(ABC):
                 f"SciPy operators have two axes, this one has shape {self.shape}; pick one of the batch."
             )
         multiply, transposed = (lambda b: _lenient(self, b)), (lambda b: _lenient(self.T, b))
-        return ScipyOperator(  # type: ignore[call-overload]
-            self.shape, multiply, rmatvec=transposed, matmat=multiply, rmatmat=transposed, dtype=self.dtype
-        )
+        make: Any = ScipyOperator  # its type stubs describe the abstract class, not the factory
+        return make(self.shape, multiply, transposed, multiply, dtype=self.dtype, rmatmat=transposed)
 
     def _merge(self, other: LinearOperator) -> LinearOperator | None:
         """self + other as one operator of a simpler kind, or None (a subclass may know a way)."""

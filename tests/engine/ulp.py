@@ -14,8 +14,8 @@ PRECISION = 160
 def ulp_errors(got: np.ndarray, exact: Callable[..., Any], *arguments: np.ndarray) -> np.ndarray:
     """|got - exact| in ulps (of the subnormal spacing below the normal range) where ``exact`` gives a number.
 
-    ``exact`` maps exact arguments (mpf) to an mpf, or to a float for inf and NaN. Special values must agree exactly:
-    anything else is an infinite error. Beyond the largest number, inf is correct.
+    ``exact`` maps exact arguments (mpf) to an mpf. Zeros, infinities and NaN must agree: anything else is an
+    infinite error. Beyond the largest number, inf is correct.
     """
     info = np.finfo(got.dtype)
     bits = info.nmant

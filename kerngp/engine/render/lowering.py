@@ -60,9 +60,9 @@ class Lowering:
         finally:
             self.scopes.pop()
 
-    def preset(self, f: Expr, value: Block) -> None:
-        """Give the scalar ``f`` a value computed elsewhere."""
-        self.scopes[-1][(f, 0)] = value
+    def preset(self, f: Expr, d: Component, value: Block) -> None:
+        """Give a component a value computed elsewhere."""
+        self.scopes[-1][(f, d)] = value
 
     def component(self, f: Expr, d: Component) -> Block:
         """Component ``d`` of ``f``; a scalar stands for all its components."""
@@ -139,14 +139,14 @@ class Lowering:
         if f.dim <= UNROLL:
             total: Block | None = None
             for d in range(f.dim):
-                total = self._accumulate(f, d, total)
+                total = self.accumulate(f, d, total)
             assert total is not None
             return total
         self.settle(f)
         register = e.var(e.expand(e.const(0.0), self.shape(f.axes)))
         for cut in ranges(f):
             with self.walk(cut) as d:
-                register.set(self._accumulate(f, d, register.get()))
+                register.set(self.accumulate(f, d, register.get()))
         return register.get()
 
     def settle(self, f: Expr) -> None:
@@ -172,7 +172,7 @@ class Lowering:
             with self.walk(cut) as d:
                 use(d, self.component(f, d))
 
-    def _accumulate(self, f: Expr, d: Component, total: Block | None) -> Block:
+    def accumulate(self, f: Expr, d: Component, total: Block | None) -> Block:
         """total + component d of f, fused where f is a product."""
         if not self._known(f, d):
             if f.op == "square":

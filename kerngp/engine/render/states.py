@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plan import Task
-from .llvm import F64, I32, I64, Block, Emitter, Pointer
+from llvmlite import ir
+
+from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
 from .lowering import UNROLL, Component, Index, Lowering
 
 
@@ -94,7 +96,7 @@ class SumState(State):
                 low.each(core, lambda d, value: self.store(self.e.add(self.load(b, d), value), b, d))
             else:
                 for d, v in enumerate(self.registers):
-                    v.set(self.e.expand(low._accumulate(core, d, v.get()), (self.rows, 1)))
+                    v.set(self.e.expand(low.accumulate(core, d, v.get()), (self.rows, 1)))
 
     def flush(self) -> None:
         assert self.tile is not None
@@ -167,8 +169,11 @@ class LogSumExpState(State):
                 new = e.maximum(f, new)
             shift = self.shift(new)
             total = e.mul(self.s[d].get(), e.call("exp_scaled_nonpos", e.sub(shift, old), -1.0))
-            for f in values:
-                total = e.add(total, e.call("exp_scaled_nonpos", e.sub(shift, f), -1.0))
+            for at in range(0, len(values), 2):
+                pair = e.cat_columns(values[at : at + 2])
+                terms = e.call("exp_scaled_nonpos", e.sub(shift, pair), -1.0)
+                for n in range(terms.shape[1]):
+                    total = e.add(total, e.column(terms, n))
             self.s[d].set(total)
             self.m[d].set(e.expand(new, (self.rows, 1)))
 
@@ -269,15 +274,37 @@ class KMinState(State):
         for n, low in enumerate(lows):
             for d in range(self.dim):
                 f = e.expand(low.component(self.task.core, d), (self.rows, 1))
-                with e.if_then(e.any(e.lt(f, self.bound[d].get())), likely=False):
+                passed = e.lt(f, self.bound[d].get())
+                with e.if_then(e.any(passed), likely=False):
                     for r in range(self.rows):
-                        e.store_vec(f.cells[r][0], self.buffer, r * e.width, 8)
-                    with e.loop(0, self.height) as row:
-                        value = e.load_scalar(self.buffer, row)
-                        limit = e.ptr(tile.c, e.index_add(row, d * self.height))
-                        with e.if_then(e.builder.fcmp_ordered("<", value, e.load_scalar(limit))):
-                            self._insert(e.index_add(row, d * self.height), value, column_number(e, j, n), limit)
+                        e.store_vec(f.cells[r][0], self.buffer, r * e.width)
+                    for r in range(self.rows):
+                        self._insert_lanes(passed.cells[r][0], d, r, column_number(e, j, n))
                     self.bound[d].set(self.load(tile.c, d))
+
+    def _insert_lanes(self, passed: Any, d: int, r: int, column: Any) -> None:
+        """Insert the values of the set lanes of vector r, lowest lane first."""
+        assert self.tile is not None
+        e = self.e
+        b = e.builder
+        lanes = b.zext(b.bitcast(passed, ir.IntType(e.width)), I64)
+        with e.if_then(b.icmp_unsigned("!=", lanes, e.k(0))):
+            before = b.block
+            head = b.append_basic_block("lanes")
+            done = b.append_basic_block("lanes.done")
+            b.branch(head)
+            b.position_at_end(head)
+            left = b.phi(I64)
+            left.add_incoming(lanes, before)
+            lane = b.cttz(left, ir.Constant(I1, 1))
+            row = e.index_add(lane, r * e.width)
+            value = e.load_scalar(self.buffer, row)
+            at = e.index_add(row, d * self.height)
+            self._insert(at, value, column, e.ptr(self.tile.c, at))
+            rest = b.and_(left, e.index_sub(left, 1))
+            left.add_incoming(rest, b.block)
+            b.cbranch(b.icmp_unsigned("!=", rest, e.k(0)), head, done)
+            b.position_at_end(done)
 
     def _insert(self, row: Any, value: Any, column: Any, limit: Pointer) -> None:
         """Shift larger entries up by one, then put the new one; equal entries stay before it."""

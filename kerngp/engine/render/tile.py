@@ -22,7 +22,7 @@ from ..expr import Expr, postorder
 from ..plan import Plan, Task
 from .context import Context
 from .llvm import F64, I64, Block, Emitter, Pointer, pointer
-from .lowering import UNROLL, Component, Index, Lowering
+from .lowering import UNROLL, Component, Index, Lowering, ranges
 from .states import KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
 
 STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState}
@@ -319,20 +319,14 @@ class _Kernel(_Function):
 
     def _body(self, j: Any, count: int, j0: Any, rows: list[int], columns: list[int]) -> None:
         e, plan = self.e, self.plan
-        active = [plan.tasks[k] for k in (*rows, *columns)]
-        inner = [c for task in active for c in contractions(task.core)]
-        inner = list(dict.fromkeys(inner))
-        shape: Callable[[frozenset[str]], tuple[int, int]]
-        shape = lambda axes: (self.rows if "i" in axes else 1, count if "j" in axes else 1)  # noqa: E731
-        wide = Lowering(e, lambda v, d: self._leaf(v, d, range(count), j), shape)
-        grids = {c: wide.scalar(c) for c in inner}
-        lows = []
-        for n in range(count):
-            low = Lowering(e, lambda v, d, n=n: self._leaf(v, d, range(n, n + 1), j),
-                           lambda axes: (self.rows if "i" in axes else 1, 1))  # fmt: skip
-            for c, grid in grids.items():
-                low.preset(c, e.column(grid, n))
-            lows.append(low)
+        active = [plan.tasks[k].core for k in (*rows, *columns)]
+        lows = [self._lowering(j, range(n, n + 1)) for n in range(count)]
+        inner = list(dict.fromkeys(c for core in active for c in contractions(core)))
+        for c in inner:
+            self._contract(c, lows)
+        if count > 1 and not inner and plan.schedule.breadth > 1:
+            for core in active:
+                self._together(core, j, lows)
         for k in rows:
             state = self.states[k]
             if isinstance(state, SignalState):
@@ -342,10 +336,59 @@ class _Kernel(_Function):
         for n, low in enumerate(lows):
             self._column_values(low, e.index_sub(e.index_add(j, n), j0), columns)
 
+    def _lowering(self, j: Any, columns: range) -> Lowering:
+        """Formulas at columns j + n, n in ``columns``."""
+        width = len(columns)
+        return Lowering(
+            self.e,
+            lambda v, d: self._leaf(v, d, columns, j),
+            lambda axes: (self.rows if "i" in axes else 1, width if "j" in axes else 1),
+        )
+
+    def _contract(self, c: Expr, lows: list[Lowering]) -> None:
+        """An inner sum for all columns in one loop over its components.
+
+        The columns take turns inside, so that one broadcast of y is alive at a time and the sums keep
+        the registers.
+        """
+        e, f = self.e, c.args[0]
+        for low in lows:
+            low.settle(f)
+        zero = e.expand(e.const(0.0), (self.rows, 1))
+        sums = [e.var(zero) for _ in lows]
+        for cut in ranges(f):
+            with e.loop(*cut) as d:
+                at = Index(d, *cut)
+                for low, total in zip(lows, sums, strict=True):
+                    with low.scope():
+                        total.set(low.accumulate(f, at, total.get()))
+        for low, total in zip(lows, sums, strict=True):
+            low.preset(c, 0, total.get())
+
+    def _together(self, core: Expr, j: Any, lows: list[Lowering]) -> None:
+        """Evaluate a few columns breadth first: more independent work between dependent instructions."""
+        e, breadth = self.e, self.plan.schedule.breadth
+        parts = core.args if core.op == "mul" else (core,)  # the last product is fused into the sum
+        for start in range(0, len(lows), breadth):
+            some = lows[start : start + breadth]
+            wide = self._lowering(j, range(start, start + len(some)))
+            for f in parts:
+                if f.dim > UNROLL:
+                    continue
+                for d in range(f.dim):
+                    value = wide.component(f, d)
+                    for n, low in enumerate(some):
+                        low.preset(f, d, e.column(value, n))
+
     def _leaf(self, v: Expr, d: Component, columns: range, j: Any) -> Block:
         k, _, axis = v.attr
         if axis != "j":
-            return self.cache[v, d] if (v, d) in self.cache else self.sources[axis](v, d)
+            if (v, d) not in self.cache:
+                value = self.sources[axis](v, d)
+                if not isinstance(d, Index):
+                    return value
+                self.cache[v, d] = value  # an Index belongs to one loop body: all columns share the load
+            return self.cache[v, d]
         e = self.e
         at = e.index_add(self.number(d), self.off_j[k])
         starts = [e.index_mul(e.index_add(j, n), self.width_j) for n in columns]
@@ -477,20 +520,21 @@ class SignalState(State):
     def _update(self, signal: Pointer, stride: Any, c: Any, several: int, count: Any) -> None:
         e = self.e
         assert self.tile is not None
-        total = e.var(e.expand(e.const(0.0), (self.rows, several)))
+        total = [e.var(e.expand(e.const(0.0), (self.rows, 1))) for _ in range(several)]
         with e.loop(0, count) as jj:
             start = e.index_mul(jj, self.height)
-            k = Block([[e.load_vec(self.values, e.index_add(start, r * e.width))] for r in range(self.rows)])
+            k = Block([[e.load_vec(self.values, e.index_add(start, r * e.width), 32)] for r in range(self.rows)])
             at = e.index_add(e.index_mul(jj, stride), c)
-            b = Block([[e.load_splat(signal, e.index_add(at, q)) for q in range(several)]])
-            total.set(e.fma(k, b, total.get()))
-        sums = e.to_f64(total.get())
+            for q, t in enumerate(total):  # one broadcast at a time: the sums keep the registers
+                b = Block([[e.load_splat(signal, e.index_add(at, q))]])
+                t.set(e.fma(k, b, t.get()))
         for q in range(several):
+            sums = e.to_f64(total[q].get())
             row = e.index_mul(e.index_add(c, q), self.height)
             for r in range(self.rows):
                 at = e.index_add(row, r * e.width)
                 old = e.load_vec(self.tile.a, at, 8)
-                e.store_vec(e.builder.fadd(old, sums.cells[r][q]), self.tile.a, at, 8)
+                e.store_vec(e.builder.fadd(old, sums.cells[r][0]), self.tile.a, at, 8)
 
     def flush(self) -> None:
         assert self.kernel.block_range is not None

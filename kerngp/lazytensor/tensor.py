@@ -14,30 +14,20 @@ from typing import Any
 
 import torch
 
-from . import options as _options
-from .engine import ops
-from .engine.arrays import TORCH, adopt, is_number, kind_of, restore
-from .engine.autodiff import rename, transpose
-from .engine.expr import OPS, Expr, Op, const, node
-from .engine.inner import INNER
-from .engine.mapreduce import dense, map_reduce
-from .engine.operands import EMPTY, Operands, bind, indexed, join, leaf, number, symbol
-from .engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
-from .errors import FormulaError, OptionError, ShapeError
-
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
-
-Maker = str | Callable[..., Expr]
-
-
-@functools.lru_cache(maxsize=8192)
-def _build(make: Maker, attr: tuple[int, ...], places: tuple, *parts: Expr) -> Expr:
-    """A node or composite of formulas whose variables are renumbered first; remembered, for speed."""
-    exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
-    return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
-
+from .. import options as _options
+from ..engine import ops
+from ..engine.arrays import TORCH, adopt, is_number, kind_of, restore
+from ..engine.autodiff import transpose
+from ..engine.expr import Expr, const
+from ..engine.inner import INNER
+from ..engine.mapreduce import dense
+from ..engine.operands import EMPTY, Operands, build, indexed, join, leaf, number, symbol
+from ..engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
+from ..errors import FormulaError, OptionError, ShapeError
+from .reduce import Deferred, Settings, compute, concrete, tensors
 
 _transposed = functools.lru_cache(maxsize=1024)(transpose)
+_SWAP = str.maketrans("ij", "ji")
 
 
 class LazyTensor:
@@ -150,13 +140,13 @@ class LazyTensor:
 
     def __pow__(self, other: Any) -> LazyTensor:
         if not is_number(other):
-            return _combine("pow", self, other)
+            return combine("pow", self, other)
         n = float(other)
         if n.is_integer() and abs(n) <= 64:
-            return _combine("square", self) if n == 2 else _combine("powi", self, attr=(int(n),))
+            return combine("square", self) if n == 2 else combine("powi", self, attr=(int(n),))
         if abs(n) == 0.5:
-            return _combine("sqrt" if n > 0 else "rsqrt", self)
-        return _combine("pow", self, _lazy(const(n), EMPTY))  # an exponent is part of the formula
+            return combine("sqrt" if n > 0 else "rsqrt", self)
+        return combine("pow", self, _lazy(const(n), EMPTY))  # an exponent is part of the formula
 
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
@@ -165,20 +155,20 @@ class LazyTensor:
     pow = power
 
     def __or__(self, other: Any) -> LazyTensor:
-        return _combine(ops.dot, self, other)
+        return combine(ops.dot, self, other)
 
     def __ror__(self, other: Any) -> LazyTensor:
-        return _combine(ops.dot, other, self)
+        return combine(ops.dot, other, self)
 
     # ------------------------------------------------------------ vectors
 
     def sqnorm2(self) -> LazyTensor:
         """Squared Euclidean norm of each vector."""
-        return _combine(ops.sqnorm2, self)
+        return combine(ops.sqnorm2, self)
 
     def norm2(self) -> LazyTensor:
         """Euclidean norm of each vector; gradient 0 at the origin."""
-        return _combine(ops.norm2, self)
+        return combine(ops.norm2, self)
 
     def norm(self, dim: int = -1) -> LazyTensor:
         """Euclidean norm over the last axis, the only one possible."""
@@ -188,19 +178,19 @@ class LazyTensor:
 
     def normalize(self) -> LazyTensor:
         """Each vector divided by its norm; 0 at the origin."""
-        return _combine(ops.normalize, self)
+        return combine(ops.normalize, self)
 
     def sqdist(self, other: Any) -> LazyTensor:
         """Squared Euclidean distance."""
-        return _combine(ops.sqdist, self, other)
+        return combine(ops.sqdist, self, other)
 
     def weightedsqnorm(self, weights: Any) -> LazyTensor:
         """<x, S x> for weights of dim 1, D, or D * D (a matrix, by rows)."""
-        return _combine(ops.weighted_sqnorm, weights, self)
+        return combine(ops.weighted_sqnorm, weights, self)
 
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
-        return (self - _wrap(other)).weightedsqnorm(weights)
+        return combine("sub", self, other).weightedsqnorm(weights)
 
     def elem(self, k: int) -> LazyTensor:
         """Component k of each vector."""
@@ -208,7 +198,7 @@ class LazyTensor:
 
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
-        return _combine("extract", self, attr=(int(start), int(length)))
+        return combine("extract", self, attr=(int(start), int(length)))
 
     def __getitem__(self, key: Any) -> LazyTensor:
         if isinstance(key, tuple):
@@ -226,11 +216,11 @@ class LazyTensor:
         k = key.__index__()
         if not -D <= k < D:
             raise FormulaError(f"index {k} is out of range for vectors of dim {D}.")
-        return _combine("elem", self, attr=(k % D,))
+        return combine("elem", self, attr=(k % D,))
 
     def concat(self, other: Any) -> LazyTensor:
         """The components of self, then those of other."""
-        return _combine("concat", self, other)
+        return combine("concat", self, other)
 
     @staticmethod
     def concatenate(parts: tuple | list, axis: int = -1) -> LazyTensor:
@@ -272,7 +262,8 @@ class LazyTensor:
             n = "N" if N is None else N
             raise ShapeError(f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: K @ v needs ({n},) or (..., {n}, E).")
         column = indexed(w.unsqueeze(-1) if flat else w, 1, TORCH if w is v else kind_of(v), "v")
-        return _combine("mul", self, _lazy(*column))._compute(SUM, "j", settings, flat)
+        product = combine("mul", self, _lazy(*column))
+        return compute(product.expr, product.operands, SUM, "j", settings, flat)
 
     def __rmatmul__(self, v: Any) -> Any:
         """``v @ K`` for v of shape (M,) or (..., E, M)."""
@@ -290,7 +281,7 @@ class LazyTensor:
 
     def dense(self) -> Any:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
-        o = self._concrete()
+        o = concrete(self.operands)
         limit = _options.current().memory_limit
         size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
         if size > limit:
@@ -339,7 +330,7 @@ class LazyTensor:
         record = REDUCTIONS.get(name)
         if record is None:
             raise FormulaError(f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}.")
-        return self._reduce(_sized(record, opt_arg), axis, dim, call, settings)
+        return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
 
     def logsumexp(
         self, axis: int | None = None, dim: int | None = None, weight: Any = None, call: bool = True, **settings: Any
@@ -347,12 +338,12 @@ class LazyTensor:
         """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (a scalar or a vector for each pair)."""
         if weight is None:
             return self._reduce(LOGSUMEXP, axis, dim, call, settings)
-        top, total = self._softmax_sums(axis, dim, lambda e: e * weight, settings)
+        top, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight), settings)
         return restore(top + total.log(), self.operands.kind)
 
     def sumsoftmaxweight(self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any) -> Any:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
-        _, total = self._softmax_sums(axis, dim, lambda e: (e * weight).concat(e), settings)
+        _, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight).concat(e), settings)
         return restore(total[..., :-1] / total[..., -1:], self.operands.kind)
 
     # ------------------------------------------------------------ machinery
@@ -360,88 +351,32 @@ class LazyTensor:
     def _letter(self, axis: int | None) -> str:
         """"i", "j", or "" for the components: what an axis number means."""
         first = len(self.operands.batch)
-        if axis is not None:
+        if isinstance(axis, int):
             k = axis - first if axis >= 0 else axis + 3
             if k in (0, 1, 2):
                 return ("i", "j", "")[k]
         raise FormulaError(f"axis={axis}: expected {first} or -3 (over i), {first + 1} or -2 (over j), {first + 2} or -1 "
                            f"(over the components) of a LazyTensor of shape {self._shape}.")  # fmt: skip
 
-    def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: dict[str, Any]) -> Any:
+    def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: Settings) -> Any:
         letter = self._letter(axis if dim is None else dim)
         if letter == "":
             if r.name not in INNER:
                 raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
-            return _combine(INNER[r.name], self)
+            return combine(INNER[r.name], self)
         if self.operands.symbolic or not call:
-            return Deferred(self, r, letter, settings)
-        return self._compute(r, letter, settings)
+            return Deferred(self.expr, self.operands, r, letter, settings)
+        return compute(self.expr, self.operands, r, letter, settings)
 
-    def _compute(self, r: Reduction, letter: str, settings: dict[str, Any], flat: bool = False) -> Any:
-        """The reduction in the caller's library; ``flat`` drops the axis of the components."""
-        out = self._tensors(r, letter, settings)
-        if flat:
-            out = out.squeeze(-1)
-        o = self.operands
-        result = tuple(restore(t, o.kind) for t in out) if isinstance(out, tuple) else restore(out, o.kind)
-        target = settings.get("out") if settings else None
-        if target is None:
-            return result
-        if isinstance(result, tuple):
-            raise OptionError(f"out= holds one array, but {r.name} returns {len(result)}.")
-        adopt("out", target).copy_(adopt("result", result))
-        return target
-
-    def _tensors(self, r: Reduction, letter: str, settings: dict[str, Any]) -> Any:
-        o = self._concrete()
-        if letter not in o.axes and not o.unit:
-            raise ShapeError(f"{r.name} over {letter}: no operand of this LazyTensor of shape {self._shape} is indexed by "
-                             f"{letter}. Index one by {letter}, {_EXAMPLE[letter]}, or reduce the other axis.")  # fmt: skip
-        out = map_reduce(self.expr, r, o.tensors(), axis=letter, sizes=o.sizes, options=_settings(settings))
-        if r.code == "kmin" and self.expr.dim == 1:
-            return tuple(t.squeeze(-1) for t in out) if isinstance(out, tuple) else out.squeeze(-1)
-        return out
-
-    def _concrete(self) -> Operands:
-        o = self.operands
-        if o.symbolic:
-            raise FormulaError("this LazyTensor has symbolic variables, so there is nothing to compute with yet: reduce it, "
-                               "then call the result with the arrays.")  # fmt: skip
-        return o
-
-    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: dict[str, Any]) -> tuple:
+    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: Settings) -> tuple:
         """The largest entries m of f and the sum of weigh(exp(f - m)), as tensors. m carries no gradient."""
         letter = self._letter(axis if dim is None else dim)
         with torch.no_grad():
-            top = self._tensors(MAX, letter, settings)
+            top = tensors(self.expr, self.operands, MAX, letter, settings)
         top = torch.nan_to_num(top, nan=0.0, posinf=0.0, neginf=0.0)
         shift = _lazy(*indexed(top, "ji".index(letter), TORCH, "shift"))
-        return top, weigh(_combine("exp", self - shift))._tensors(SUM, letter, settings)
-
-
-class Deferred:
-    """A reduction to be called later, with the arrays of its symbolic variables in order."""
-
-    __slots__ = ("lazy", "letter", "record", "settings")
-
-    def __init__(self, lazy: LazyTensor, record: Reduction, letter: str, settings: dict[str, Any]) -> None:
-        self.lazy, self.record, self.letter, self.settings = lazy, record, letter, settings
-
-    def __call__(self, *arrays: Any, **settings: Any) -> Any:
-        lazy = self.lazy
-        bound, places = bind(lazy.operands, arrays)
-        full = _lazy(_build(_same, (), (places,), lazy.expr), bound)
-        return full._compute(self.record, self.letter, {**self.settings, **settings})
-
-    def __repr__(self) -> str:
-        return f"{self.record} over {self.letter} of {self.lazy}"
-
-
-# ---------------------------------------------------------------- building
-
-
-def _same(e: Expr) -> Expr:
-    return e
+        weighted = weigh(combine("exp", combine("sub", self, shift)))
+        return top, tensors(weighted.expr, weighted.operands, SUM, letter, settings)
 
 
 def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
@@ -457,7 +392,7 @@ def _wrap(value: Any) -> LazyTensor:
     return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
 
 
-def _combine(make: Maker, first: Any, *others: Any, attr: tuple[int, ...] = ()) -> LazyTensor:
+def combine(make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()) -> LazyTensor:
     """An op or composite of LazyTensors and whatever can become one."""
     first = _wrap(first)
     operands, exprs, places = first.operands, [first.expr], (None,)
@@ -467,119 +402,12 @@ def _combine(make: Maker, first: Any, *others: Any, attr: tuple[int, ...] = ()) 
         exprs.append(other.expr)
         places += (place,)
     try:
-        return _lazy(_build(make, attr, places, *exprs), operands)
+        return _lazy(build(make, attr, places, *exprs), operands)
     except FormulaError as e:
         shapes = ", ".join(str(_wrap(x)._shape) for x in (first, *others))
         raise FormulaError(f"{e} The operands have shapes {shapes}; the last axis is the vector's.") from None
 
 
-def _sized(record: Reduction, k: Any) -> Reduction:
+def sized(record: Reduction, k: Any) -> Reduction:
+    """The record with its k, if it is one that has a k."""
     return with_k(record, k.__index__() if hasattr(k, "__index__") else k) if record.code == "kmin" else record
-
-
-_SWAP = str.maketrans("ij", "ji")
-_EXAMPLE = {"i": "x[:, None, :]", "j": "y[None, :, :]"}
-_BACKENDS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "reference": "reference"}
-# what KeOps offers for speed or accuracy and this engine decides by itself
-_NO_EFFECT = {"device_id", "dtype_acc", "use_double_acc", "sum_scheme", "enable_chunks", "use_fast_math", "optional_flags"}
-
-
-def _settings(settings: dict[str, Any]) -> _options.Options | None:
-    """Options for the keyword arguments of a reduction."""
-    changes = {k: v for k, v in settings.items() if k != "out" and k not in _NO_EFFECT and v is not None}
-    if not changes:
-        return None
-    if "ranges" in changes:
-        raise OptionError("ranges= (block-sparse reductions) is not part of this version; leave it out.")
-    if "backend" in changes:
-        name = str(changes["backend"])
-        changes["backend"] = _BACKENDS.get(name.lower().partition("_")[0], name)
-    with _options.options(**changes) as chosen:
-        return chosen
-
-
-# ---------------------------------------------------------------- methods from the tables
-
-
-def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:
-    def unary(self: LazyTensor) -> LazyTensor:
-        return _combine(make, self)
-
-    def binary(self: LazyTensor, other: Any) -> LazyTensor:
-        return _combine(make, self, other)
-
-    def backward(self: LazyTensor, other: Any) -> LazyTensor:
-        return _combine(make, other, self)
-
-    def ternary(self: LazyTensor, other1: Any, other2: Any) -> LazyTensor:
-        return _combine(make, self, other1, other2)
-
-    f = backward if reflected else (unary, binary, ternary)[arity - 1]
-    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", doc
-    setattr(LazyTensor, name, f)
-
-
-def _elementwise(op: Op) -> None:
-    if op.code is not None and not hasattr(LazyTensor, op.name) and op.name != "powi":
-        _method(op.name, op.arity, f"Elementwise: {op.doc}.", op.name)
-
-
-def _reducing(r: Reduction) -> None:
-    default = -1 if r.name in INNER else None
-    what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
-
-    def method(self: LazyTensor, axis: int | None = default, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        return self._reduce(r, axis, dim, call, settings)
-
-    def sized(self: LazyTensor, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        return self._reduce(_sized(r, K), axis, dim, call, settings)
-
-    f = sized if r.code == "kmin" else method
-    name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name
-    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", what
-    if not hasattr(LazyTensor, name):
-        setattr(LazyTensor, name, f)
-    setattr(LazyTensor, f"{name}_reduction", getattr(LazyTensor, name))
-
-
-for _op in list(OPS.values()):
-    _elementwise(_op)
-for _r in REDUCTIONS.values():
-    _reducing(_r)
-for _dunder, _name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}.items():
-    _method(f"__{_dunder}__", 2, OPS[_name].doc, _name)
-    _method(f"__r{_dunder}__", 2, OPS[_name].doc, _name, reflected=True)
-for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    _method(f"__{_name}__", 2, OPS[_name].doc, _name)
-_method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
-_method("__neg__", 1, OPS["neg"].doc, "neg")
-_method("__abs__", 1, OPS["abs"].doc, "abs")
-
-
-# ---------------------------------------------------------------- KeOps's short names
-
-
-def Vi(x_or_index: Any, dim: int | None = None) -> LazyTensor:
-    """An array (M, D) indexed by i, or a symbolic variable (index, dim).
-
-    Examples
-    --------
-    >>> import torch
-    >>> Vi(torch.zeros(4, 3)).shape
-    (4, 1, 3)
-    """
-    return _variable(x_or_index, dim, 0)
-
-
-def Vj(x_or_index: Any, dim: int | None = None) -> LazyTensor:
-    """An array (N, D) indexed by j, or a symbolic variable (index, dim); see `Vi`."""
-    return _variable(x_or_index, dim, 1)
-
-
-def Pm(x_or_index: Any, dim: int | None = None) -> LazyTensor:
-    """A parameter: a number, a vector (D,), or a symbolic variable (index, dim); see `Vi`."""
-    return _variable(x_or_index, dim, 2)
-
-
-def _variable(x: Any, dim: int | None, axis: int) -> LazyTensor:
-    return LazyTensor(x, axis=axis) if dim is None else LazyTensor((x, dim, axis))
