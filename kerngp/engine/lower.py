@@ -178,8 +178,8 @@ def _exp2_scaled_nonpos(t: Target, x: Value, k: float, accurate: bool = False) -
 def _exp_scaled_nonpos(t: Target, x: Value, c: float, accurate: bool = False) -> Value:
     """exp(c * x) where ``c * x <= 0`` is known, for a constant ``c``.
 
-    The cheap form rounds ``c * log2(e)`` to the dtype: its error is 2 ulp plus one for each unit of ``|c * x|``,
-    no more than a rounding of ``x`` would cause (without fused multiply-add, twice that).
+    The cheap form rounds ``c * log2(e)`` to the dtype: its error is 2 ulp plus one for each unit of
+    ``|c * x|``, no more than a rounding of ``x`` would cause (without fused multiply-add, twice that).
     ``accurate=True`` spends one instruction more and stays within 2 ulp. Results below 2**-126.5
     (2**-1022.5 in float64) are exactly 0; NaN stays NaN.
     """

@@ -1,0 +1,404 @@
+"""The lowering rules against exact values, over the whole range of both dtypes."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import simd_harness
+from ulp import PRECISION, ulp_errors
+
+from kerngp.engine import formats, lower
+from kerngp.engine.render import llvm
+
+DTYPES = ("float32", "float64")
+INF, NAN = mpmath.inf, mpmath.nan
+
+
+# ---------------------------------------------------------------------- exact functions
+def exact_exp(x: Any) -> Any:
+    if mpmath.isnan(x):
+        return NAN
+    if abs(x) > 2000:  # beyond either format: a number certain to round to inf or 0
+        return INF if x > 0 else mpmath.exp(-2000)
+    return mpmath.exp(x)
+
+
+def exact_log(x: Any) -> Any:
+    if mpmath.isnan(x) or x < 0:
+        return NAN
+    return -INF if x == 0 else mpmath.log(x)
+
+
+def exact_turning(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def exact(x: Any) -> Any:
+        if not mpmath.isfinite(x):
+            return NAN
+        with mpmath.workprec(PRECISION + max(0, mpmath.frexp(x)[1])):
+            return function(x)
+
+    return exact
+
+
+def exact_rsqrt(x: Any) -> Any:
+    if mpmath.isnan(x) or x < 0:
+        return NAN
+    return mpmath.mpf(0) if x == 0 else 1 / mpmath.sqrt(x)
+
+
+# ---------------------------------------------------------------------- arguments
+def every_exponent(dtype: str, count: int, seed: int = 0) -> np.ndarray:
+    """Random bit patterns: all exponents, both signs, NaN and subnormals."""
+    integer = {"float32": np.uint32, "float64": np.uint64}[dtype]
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, np.iinfo(integer).max, count, dtype=integer, endpoint=True).view(dtype)
+
+
+def special(dtype: str) -> np.ndarray:
+    info = np.finfo(dtype)
+    positive = [0.0, np.inf, np.nan, 1.0, 0.5, 2.0, info.tiny, info.max, info.smallest_subnormal, info.eps]
+    values = np.array(positive, dtype)
+    with np.errstate(over="ignore"):
+        around = np.concatenate([np.nextafter(values, np.array(v, dtype)) for v in (np.inf, 0.0)])
+    powers = np.ldexp(np.ones(1, dtype), np.arange(info.minexp - info.nmant, info.maxexp, 7))
+    every = np.concatenate([values, around, powers, powers * np.array(1.5, dtype)]).astype(dtype)
+    return np.concatenate([every, -every])
+
+
+def spread(dtype: str, low: float, high: float, count: int = 800) -> np.ndarray:
+    return np.random.default_rng(1).uniform(low, high, count).astype(dtype)
+
+
+def exponents(dtype: str) -> np.ndarray:
+    """Arguments of an exponential: everything, and densely where it is neither 0 nor inf."""
+    limit = {"float32": 110.0, "float64": 760.0}[dtype]
+    edges = (
+        [-150, -149, -127, -126, 127, 128] if dtype == "float32" else [-1075, -1074, -1023, -1022, 1023, 1024]
+    )
+    near = (np.array(edges)[:, None] * [1.0, np.log(2), np.log(2) / 1.3]).ravel()
+    near = (near[:, None] * (1 + np.linspace(-1e-3, 1e-3, 9))).ravel().astype(dtype)
+    return np.concatenate(
+        [every_exponent(dtype, 400), special(dtype), spread(dtype, -limit, limit), spread(dtype, -2, 2), near]
+    )
+
+
+def angles(dtype: str) -> np.ndarray:
+    """Random angles of every size, and the neighbours of multiples of pi/2 up to the largest numbers."""
+    top = 37 if dtype == "float32" else 307
+    with mpmath.workprec(1400):
+        factors = [*range(1, 60), *(int(mpmath.mpf(10) ** k) for k in range(2, top, 5)), 2**20 + 1, 637]
+        multiples = np.array([float(mpmath.pi / 2 * k) for k in factors]).astype(dtype)
+    nearby = np.concatenate([multiples, np.nextafter(multiples, np.array(0, dtype))])
+    # the numbers of each format nearest to a multiple of pi/2
+    hardest = np.array([16367173 * 2.0**72] if dtype == "float32" else [6381956970095103 * 2.0**797], dtype)
+    usual = [spread(dtype, -10, 10), spread(dtype, -1e4, 1e4, 400), spread(dtype, -1e7, 1e7, 400)]
+    return np.concatenate([every_exponent(dtype, 400), special(dtype), nearby, -nearby, hardest, *usual])
+
+
+def logarithms(dtype: str) -> np.ndarray:
+    close = (1 + np.random.default_rng(2).normal(size=400) * 1e-3).astype(dtype)
+    return np.concatenate([every_exponent(dtype, 600), special(dtype), spread(dtype, 0.5, 2.0), close])
+
+
+def nonpositive(dtype: str) -> np.ndarray:
+    """Arguments <= 0 whose exponential is a normal number."""
+    limit = {"float32": 87.0, "float64": 708.0}[dtype]
+    tiny = -np.abs(special(dtype))
+    return np.concatenate([spread(dtype, -limit, 0.0), spread(dtype, -2, 0), tiny[tiny > -limit]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    rule: Callable[..., Any]
+    exact: Callable[..., Any]
+    arguments: Callable[[str], np.ndarray]
+    bound: float = 2.0
+
+
+def called(name: str, *constants: float, **options: Any) -> Callable[..., Any]:
+    return lambda e, *operands: e.call(name, *operands, *constants, **options)
+
+
+CASES = {
+    "exp": Case(called("exp"), exact_exp, exponents),
+    "exp2": Case(called("exp2"), lambda x: exact_exp(x * mpmath.ln2), exponents),
+    "exp_scaled": Case(called("exp_scaled", -1.3), lambda x: exact_exp(x * mpmath.mpf(-1.3)), exponents),
+    "exp_nonpos": Case(called("exp_nonpos"), exact_exp, nonpositive),
+    "exp_scaled_nonpos": Case(
+        called("exp_scaled_nonpos", -0.7, accurate=True),
+        lambda x: exact_exp(x * mpmath.mpf(-0.7)),
+        lambda dtype: -nonpositive(dtype),
+    ),
+    "exp2_scaled_nonpos": Case(
+        called("exp2_scaled_nonpos", -1.0),
+        lambda x: exact_exp(-x * mpmath.ln2),
+        lambda dtype: -nonpositive(dtype),
+    ),
+    "log": Case(called("log"), exact_log, logarithms),
+    "sin": Case(called("sin"), exact_turning(mpmath.sin), angles),
+    "cos": Case(called("cos"), exact_turning(mpmath.cos), angles),
+    "rsqrt": Case(called("rsqrt"), exact_rsqrt, logarithms),
+}
+
+
+def worst(case: Case, dtype: str, **options: Any) -> float:
+    x = case.arguments(dtype)
+    with mpmath.workprec(PRECISION):
+        return float(ulp_errors(simd_harness.evaluate(case.rule, x, **options), case.exact, x).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_error_in_ulps(name: str, dtype: str) -> None:
+    assert worst(CASES[name], dtype) <= CASES[name].bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_error_without_fused_multiply_add(name: str, dtype: str) -> None:
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    tm = simd_harness.machine(cpu="x86-64") if x86 else None
+    assert worst(CASES[name], dtype, fma=False, tm=tm) <= 3.0
+
+
+@pytest.mark.parametrize("name", ["exp", "exp2", "log", "sin", "cos", "rsqrt"])
+def test_float32_densely_against_float64(name: str) -> None:
+    """A quarter of a million bit patterns; NumPy in float64 is exact enough to judge float32."""
+    x = every_exponent("float32", 1 << 18, seed=3)
+    got = simd_harness.evaluate(CASES[name].rule, x)
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        reference = 1 / np.sqrt(wide) if name == "rsqrt" else getattr(np, name)(wide)
+        spacing = np.maximum(np.spacing(np.abs(reference).astype(np.float32)), np.float32(1e-45)).astype(
+            np.float64
+        )
+        finite = np.isfinite(reference.astype(np.float32)) & (wide != 0)
+        errors = np.abs(got - reference)[finite] / spacing[finite]
+    assert errors.max() <= 2.0
+    assert np.array_equal(np.isnan(got), np.isnan(reference) & (wide != 0 if name == "rsqrt" else True))
+
+
+# ---------------------------------------------------------------------- powers
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pow_in_ulps(dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    limit = {"float32": 105.0, "float64": 746.0}[dtype]
+    x = np.concatenate(
+        [np.exp(rng.normal(size=900) * 20), rng.uniform(0.5, 2, 900), 1 + rng.normal(size=300) * 1e-3]
+    )
+    y = rng.uniform(-limit, limit, x.size) / np.log(x)
+    tiny = np.full(60, np.finfo(dtype).tiny / 7)
+    x, y = np.concatenate([x, tiny]).astype(dtype), np.concatenate([y, rng.uniform(-1, 1, 60)]).astype(dtype)
+    with mpmath.workprec(PRECISION):
+        errors = ulp_errors(
+            simd_harness.evaluate(called("pow"), x, y), lambda a, b: exact_exp(b * mpmath.log(a)), x, y
+        )
+    assert errors.max() <= 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pow_special_cases_are_those_of_c(dtype: str) -> None:
+    info = np.finfo(dtype)
+    positive = [
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+        0.5,
+        0.1,
+        1.5,
+        7.0,
+        np.inf,
+        np.nan,
+        info.max,
+        info.tiny,
+        2.0**24,
+        2.0**53,
+        2.0**23 + 1,
+    ]
+    values = np.array(positive + [-v for v in positive], dtype)
+    x, y = (grid.ravel() for grid in np.meshgrid(values, values))
+    got = simd_harness.evaluate(called("pow"), x, y)
+    with np.errstate(all="ignore"):
+        expected = np.power(x.astype(np.float64), y.astype(np.float64)).astype(dtype)
+    assert np.array_equal(np.isnan(got), np.isnan(expected))
+    number = ~np.isnan(expected)
+    assert np.array_equal(np.signbit(got[number]), np.signbit(expected[number]))
+    ordinary = number & np.isfinite(expected) & (expected != 0)
+    assert np.array_equal(got[number & ~ordinary], expected[number & ~ordinary])
+    np.testing.assert_array_max_ulp(got[ordinary], expected[ordinary], 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 10, 31, -1, -2, -5])
+def test_powi_by_repeated_squaring(n: int, dtype: str) -> None:
+    info = np.finfo(dtype)
+    x = np.concatenate([spread(dtype, -3, 3, 300), np.array([1.0, -1.0, np.nan], dtype)])
+    got = simd_harness.evaluate(called("powi", n), x)
+    np.testing.assert_allclose(
+        got, x.astype(np.longdouble) ** n, rtol=(abs(n) + 1) * info.eps, atol=abs(n) * info.tiny
+    )
+
+
+def test_powi_passes_special_values_on() -> None:
+    x = np.array([0.0, -0.0, np.inf, -np.inf])
+    assert np.array_equal(simd_harness.evaluate(called("powi", -3), x), [np.inf, -np.inf, 0.0, -0.0])
+    assert np.array_equal(simd_harness.evaluate(called("powi", 0), x), np.ones(4))
+
+
+# ---------------------------------------------------------------------- what the cheap forms promise
+CHEAP = {
+    "exp_nonpos": (called("exp_nonpos"), -1.0),
+    "exp_scaled_nonpos": (called("exp_scaled_nonpos", -0.7), 0.7),
+    "exp_scaled_nonpos_accurate": (called("exp_scaled_nonpos", -0.7, accurate=True), 0.7),
+    "exp2_scaled_nonpos": (called("exp2_scaled_nonpos", -1.0), np.log(2)),
+    "exp2_scaled_nonpos_up": (called("exp2_scaled_nonpos", 1.0), -np.log(2)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CHEAP)
+def test_cheap_exponential_underflows_to_exact_zero(name: str, dtype: str) -> None:
+    rule, scale = CHEAP[name]
+    lowest = {"float32": 126.5, "float64": 1022.5}[dtype] * np.log(2)
+    info = np.finfo(dtype)
+    below = np.linspace(lowest * 1.0001, lowest * 3, 500) / scale
+    x = np.concatenate([below, np.sign(scale) * np.array([1e30, info.max, np.inf])]).astype(dtype)
+    assert np.array_equal(simd_harness.evaluate(rule, x), np.zeros_like(x))
+    # between there and the smallest normal number the result is within one of those
+    x = (np.linspace(lowest * 0.99, lowest * 1.01, 1000) / scale).astype(dtype)
+    exact = np.exp(-np.abs(x.astype(np.longdouble) * scale))
+    assert np.abs(simd_harness.evaluate(rule, x) - exact).max() < info.tiny
+    zero = np.zeros(8, dtype)
+    assert np.array_equal(simd_harness.evaluate(rule, zero), np.ones(8, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cheap_scaled_exponential_is_as_good_as_a_rounded_argument(dtype: str) -> None:
+    x = -nonpositive(dtype)
+    with mpmath.workprec(PRECISION):
+        got = simd_harness.evaluate(called("exp_scaled_nonpos", -0.7), x)
+        errors = ulp_errors(got, lambda v: exact_exp(v * mpmath.mpf(-0.7)), x)
+    assert np.all(errors <= 2.0 + 0.7 * x)
+
+
+def payload_nans(dtype: str) -> np.ndarray:
+    """Quiet NaNs of both signs with bits in every place of the payload."""
+    if dtype == "float32":
+        bits = np.array([0x7FC00000 | (1 << k) for k in range(22)] + [0x7FFFFFFF, 0x7FC00000], np.uint32)
+        return np.concatenate([bits, bits | np.uint32(1 << 31)]).view(np.float32)
+    bits = np.array([0x7FF8000000000000 | (1 << k) for k in range(51)] + [(1 << 63) - 1], np.uint64)
+    return np.concatenate([bits, bits | np.uint64(1 << 63)]).view(np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*CASES, *CHEAP])
+def test_every_nan_stays_nan(name: str, dtype: str) -> None:
+    rule = CHEAP[name][0] if name in CHEAP else CASES[name].rule
+    assert np.isnan(simd_harness.evaluate(rule, payload_nans(dtype))).all()
+
+
+# ---------------------------------------------------------------------- negative controls
+def damaged_format(monkeypatch: pytest.MonkeyPatch, dtype: str, **changes: Any) -> None:
+    monkeypatch.setitem(formats.FORMATS, dtype, dataclasses.replace(formats.FORMATS[dtype], **changes))
+
+
+@pytest.mark.parametrize("name", ["exp", "exp_nonpos", "exp_scaled_nonpos"])
+def test_control_swallowed_nan_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    smaller, larger = llvm.Emitter.minimum, llvm.Emitter.maximum
+    monkeypatch.setattr(llvm.Emitter, "minimum", lambda e, a, b: smaller(e, b, a))
+    monkeypatch.setattr(llvm.Emitter, "maximum", lambda e, a, b: larger(e, b, a))
+    assert not np.isnan(simd_harness.evaluate(CASES[name].rule, payload_nans("float32"))).all()
+
+
+def test_control_exponent_addition_loses_payload_nans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_addition(t: Any, x: Any) -> Any:
+        f = formats.FORMATS[t.dtype]
+        shifted = t.sub(f.magic, x)
+        r = t.sub(t.sub(f.magic, shifted), x)
+        p = t.fma(lower._horner(t, r, f.exp2), r, 1.0)
+        return t.real_from_bits(t.iadd(t.bits(p), t.shl(t.bits(shifted), f.mantissa)))
+
+    assert not np.isnan(simd_harness.evaluate(by_addition, payload_nans("float32"))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_control_shorter_polynomials_are_caught(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    f = formats.FORMATS[dtype]
+    short = {field: getattr(f, field)[:-1] for field in ("exp", "exp2", "sin", "cos", "log")}
+    damaged_format(monkeypatch, dtype, **short)
+    for name in ("exp", "exp2", "exp_nonpos", "sin", "cos", "log"):
+        assert worst(CASES[name], dtype) > CASES[name].bound, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_control_short_pi_is_caught(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged_format(monkeypatch, dtype, half_pi=formats.FORMATS[dtype].half_pi[:2])
+    assert worst(CASES["sin"], dtype) > 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_control_missing_large_reduction_is_caught(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged_format(monkeypatch, dtype, turn_bound=(float("inf"), float("inf")))
+    assert worst(CASES["cos"], dtype) > 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_control_single_word_logarithm_is_caught(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    double = lower._log2_double
+    monkeypatch.setattr(lower, "_log2_double", lambda t, x: (double(t, x)[0], t.const(0.0)))
+    with pytest.raises(AssertionError):
+        test_pow_in_ulps(dtype)
+
+
+def test_control_lost_low_word_of_scale_is_caught() -> None:
+    cheap = dataclasses.replace(CASES["exp_scaled_nonpos"], rule=called("exp_scaled_nonpos", -0.7))
+    assert worst(cheap, "float32") > 2.0
+
+
+# ---------------------------------------------------------------------- other instruction sets
+TARGETS = {
+    "avx2": ("x86_64-unknown-linux-gnu", "haswell", 32, "ymm"),
+    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", 64, "zmm"),
+    "neon": ("aarch64-unknown-linux-gnu", "neoverse-n1", 16, None),
+}
+EMITTED = {
+    **{name: (case.rule, 1) for name, case in CASES.items()},
+    "pow": (called("pow"), 2),
+    "powi": (called("powi", 5), 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_rules_become_vector_code_without_library_calls(target: str, dtype: str) -> None:
+    triple, cpu, size, register = TARGETS[target]
+    lane = 4 if dtype == "float32" else 8
+    register = register or {4: r"v\d+\.4s", 8: r"v\d+\.2d"}[lane]
+    for name, (rule, arity) in EMITTED.items():
+        text = simd_harness.assembly(rule, arity, dtype, size // lane, triple, cpu)
+        assert re.search(register, text), f"{name} has no {register}"
+        calls = re.findall(r"^\s+(?:callq?|bl|blr)\s.*$", text, re.M)
+        assert not calls, f"{name} calls {calls}"
+
+
+def test_control_library_calls_are_seen() -> None:
+    text = simd_harness.assembly(
+        lambda e, x: e.intrinsic("llvm.exp", x), 1, "float32", 8, "x86_64-unknown-linux-gnu", "haswell"
+    )
+    assert re.search(r"^\s+(?:callq?|bl|blr)\s", text, re.M)
+
+
+@pytest.mark.parametrize("width", [2, 4, 16])
+def test_rules_do_not_depend_on_the_width(width: int) -> None:
+    x = angles("float32")
+    for name in ("exp", "sin"):
+        expected = simd_harness.evaluate(CASES[name].rule, x)
+        got = simd_harness.evaluate(CASES[name].rule, x, width=width, rows=3)
+        assert np.array_equal(expected, got, equal_nan=True)
