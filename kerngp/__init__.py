@@ -22,7 +22,10 @@ _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch"
 __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from .lazytensor import LazyTensor, Pm, Vi, Vj
+    from .lazytensor import LazyTensor as LazyTensor
+    from .lazytensor import Pm as Pm
+    from .lazytensor import Vi as Vi
+    from .lazytensor import Vj as Vj
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,11 @@ NUMPY = Kind("numpy", _to_numpy)
 
 def is_array(value: object) -> bool:
     """Whether a value is an array of some library (not a number, a list or a string)."""
-    return isinstance(value, (torch.Tensor, np.ndarray)) or hasattr(value, "__dlpack__") or hasattr(value, "__array__")
+    return (
+        isinstance(value, (torch.Tensor, np.ndarray))
+        or hasattr(value, "__dlpack__")
+        or hasattr(value, "__array__")
+    )
 
 
 def kind_of(value: object) -> Kind:
@@ -123,7 +127,9 @@ def adopt(
     if isinstance(value, torch.Tensor):
         t = value
     elif writable and not (isinstance(value, np.ndarray) and value.flags.writeable and _shareable(value)):
-        raise DataError(f"{name} cannot be written to in place; expected a torch tensor or a writable NumPy array.")
+        raise DataError(
+            f"{name} cannot be written to in place; expected a torch tensor or a writable NumPy array."
+        )
     elif isinstance(value, np.ndarray):
         t = _from_numpy(name, value)
     elif is_number(value):
@@ -135,11 +141,15 @@ def adopt(
     elif hasattr(value, "__array__"):
         t = _from_numpy(name, np.asarray(value))
     else:
-        raise DTypeError(f"{name} is a {type(value).__name__}; expected a torch tensor, a NumPy array, a number or a list.")
+        raise DTypeError(
+            f"{name} is a {type(value).__name__}; expected a torch tensor, a NumPy array, a number or a list."
+        )
     if t.dtype not in FLOATS:
         raise _wrong_dtype(name, t.dtype, ".to(torch.float32)")
     if t.layout != torch.strided:
-        raise DTypeError(f"{name} has layout {t.layout}; expected a dense tensor: convert it with .to_dense().")
+        raise DTypeError(
+            f"{name} has layout {t.layout}; expected a dense tensor: convert it with .to_dense()."
+        )
     if (dtype is not None and t.dtype != dtype) or device is not None:
         t = t.to(device=device, dtype=dtype)
     return t
@@ -163,7 +173,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
     >>> check_finite("y", torch.tensor([1.0, float("nan")]))
     Traceback (most recent call last):
     ...
-    kerngp.errors.DataError: Input y contains NaN: 1 of 2 entries, the first at index (1,); remove or impute them.
+    kerngp.errors.DataError: Input y contains NaN: 1 of 2 entries, first at (1,); remove or replace them.
     """
     # a finite sum has finite terms; only an infinite or overflowing one needs a closer look
     if tensor.numel() == 0 or bool(torch.isfinite(tensor.detach().sum())):
@@ -174,8 +184,10 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
         return
     first = tuple(int(k) for k in bad.nonzero()[0])
     what = "NaN" if bool(torch.isnan(tensor.detach()).any()) else "infinity"
-    raise DataError(f"Input {name} contains {what}: {count} of {tensor.numel()} entries, the first at index {first}; "
-                    "remove or impute them.")  # fmt: skip
+    raise DataError(
+        f"Input {name} contains {what}: {count} of {tensor.numel()} entries, first at {first}; "
+        "remove or replace them."
+    )
 
 
 def _wrong_dtype(name: str, dtype: object, remedy: str) -> DTypeError:
@@ -186,7 +198,10 @@ def _wrong_dtype(name: str, dtype: object, remedy: str) -> DTypeError:
         hint = f"convert it to numbers first, for example with {name}.astype('float64')"
     else:
         hint = f"convert it, for example with {name}{remedy}"
-    return DTypeError(f"{name} has dtype {text}; expected a real floating dtype (float16, bfloat16, float32 or float64): {hint}.")
+    return DTypeError(
+        f"{name} has dtype {text}; expected a real floating dtype "
+        f"(float16, bfloat16, float32 or float64): {hint}."
+    )
 
 
 def _from_numpy(name: str, a: np.ndarray) -> torch.Tensor:
@@ -235,5 +250,7 @@ def _from_dlpack(name: str, value: Any) -> torch.Tensor:
     except (BufferError, RuntimeError, TypeError, ValueError) as e:
         if hasattr(value, "__array__"):
             return _from_numpy(name, np.asarray(value))
-        raise DTypeError(f"{name}, a {type(value).__name__}, could not be read through DLPack ({e}); "
-                         "convert it to a NumPy array or a torch tensor.") from e  # fmt: skip
+        raise DTypeError(
+            f"{name}, a {type(value).__name__}, could not be read through DLPack ({e}); "
+            "convert it to a NumPy array or a torch tensor."
+        ) from e

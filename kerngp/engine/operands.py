@@ -70,8 +70,10 @@ class Operands(NamedTuple):
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """The arguments of an engine call."""
         if self.dtype is None or any(type(v) is tuple for v in self.values):
-            return tuple(torch.tensor(v, dtype=self.dtype, device=self.device) if type(v) is tuple else v
-                         for v in self.values)  # fmt: skip
+            return tuple(
+                torch.tensor(v, dtype=self.dtype, device=self.device) if type(v) is tuple else v
+                for v in self.values
+            )
         return self.values
 
 
@@ -105,20 +107,24 @@ def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Op
     if axis is not None and axis not in (0, 1, 2):
         raise FormulaError(f"axis={axis!r}: expected 0 (indexed by i), 1 (by j), 2 (parameter) or None.")
     if is_number(value) or (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "f"):
-        return number(value)
+        return number(float(value))
     if isinstance(value, (list, tuple)):
         t = adopt(name, value, dtype=torch.float64)
         if t.dim() != 1 or axis in (0, 1):
-            raise ShapeError(f"{name} is a list of shape {tuple(t.shape)}; a list makes a vector of parameters. "
-                             "Convert it to an array for anything else.")  # fmt: skip
+            raise ShapeError(
+                f"{name} is a list of shape {tuple(t.shape)}; a list makes a vector of parameters. "
+                "Convert it to an array for anything else."
+            )
         return _leaf(_dim(t, name), "p"), Operands((tuple(t.tolist()),), "p")
     t = adopt(name, value)
     kind = TORCH if value is t else kind_of(value)
     rank = t.dim()
     if axis in (0, 1):
         if rank != 2:
-            raise ShapeError(f"{name} has shape {tuple(t.shape)}, but axis={axis} needs two axes: "
-                             f"({'MN'[axis]}, D). " + _layout_help(t))  # fmt: skip
+            raise ShapeError(
+                f"{name} has shape {tuple(t.shape)}, but axis={axis} needs two axes: "
+                f"({'MN'[axis]}, D). " + _layout_help(t)
+            )
         return indexed(t, axis, kind, name)
     if axis is None and rank >= 3:
         if t.shape[-3] == 1:
@@ -127,11 +133,15 @@ def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Op
             return _parameter(t.squeeze(-2).squeeze(-2), kind, name, True)
         if t.shape[-2] == 1:
             return indexed(t.squeeze(-2), 0, kind, name)
-        raise ShapeError(f"{name} has shape {tuple(t.shape)}; expected (..., M, 1, D), (..., 1, N, D) or (..., 1, 1, D): "
-                         "insert the missing axis, for example x[:, None, :] or y[None, :, :].")  # fmt: skip
+        raise ShapeError(
+            f"{name} has shape {tuple(t.shape)}; expected (..., M, 1, D), (..., 1, N, D) or (..., 1, 1, D): "
+            "insert the missing axis, for example x[:, None, :] or y[None, :, :]."
+        )
     if axis is None and rank == 2:
-        raise ShapeError(f"{name} has shape {tuple(t.shape)}, which does not say whether its rows are indexed by i or j. "
-                         + _layout_help(t))  # fmt: skip
+        raise ShapeError(
+            f"{name} has shape {tuple(t.shape)}, which does not say whether its rows are indexed by i or j. "
+            + _layout_help(t)
+        )
     return _parameter(t.reshape(1) if rank == 0 else t, kind, name, False)
 
 
@@ -149,26 +159,44 @@ def number(value: float) -> tuple[Expr, Operands]:
     scales compiles once. Factors such as 2 or 0.5 belong to the formula itself.
     """
     value = float(value)
-    if not math.isfinite(value) or (abs(value) <= 64 and (value * 8).is_integer()):
+    if value == 0 or not math.isfinite(value):
         return const(value), EMPTY
+    if abs(value) <= 64 and (value * 8).is_integer():
+        return _simple(value), EMPTY
     return _leaf(1, "p"), Operands(((value,),), "p")
+
+
+@functools.lru_cache(maxsize=1024)
+def _simple(value: float) -> Expr:
+    return const(value)
 
 
 def symbol(index: int, dim: int, axis: int) -> tuple[Expr, Operands]:
     """A variable whose array comes with the call."""
-    if not all(isinstance(k, int) for k in (index, dim, axis)) or index < 0 or dim < 1 or axis not in (0, 1, 2):
-        raise FormulaError(f"symbolic variable ({index!r}, {dim!r}, {axis!r}): expected an index >= 0, a dim >= 1 and "
-                           "an axis in (0, 1, 2).")  # fmt: skip
+    if (
+        not all(isinstance(k, int) for k in (index, dim, axis))
+        or index < 0
+        or dim < 1
+        or axis not in (0, 1, 2)
+    ):
+        raise FormulaError(
+            f"symbolic variable ({index!r}, {dim!r}, {axis!r}): expected an index >= 0, a dim >= 1 and "
+            "an axis in (0, 1, 2)."
+        )
     return _leaf(dim, AXES[axis]), Operands((Symbol(index, dim),), AXES[axis], symbolic=True)
 
 
 def _parameter(t: torch.Tensor, kind: Kind, name: str, unit: bool) -> tuple[Expr, Operands]:
-    return _leaf(_dim(t, name), "p"), Operands((t,), "p", None, None, tuple(t.shape[:-1]), t.dtype, t.device, kind, unit)
+    return _leaf(_dim(t, name), "p"), Operands(
+        (t,), "p", None, None, tuple(t.shape[:-1]), t.dtype, t.device, kind, unit
+    )
 
 
 def _dim(t: torch.Tensor, name: str) -> int:
     if t.shape[-1] == 0:
-        raise ShapeError(f"{name} has shape {tuple(t.shape)}: its vectors have no components; expected D >= 1.")
+        raise ShapeError(
+            f"{name} has shape {tuple(t.shape)}: its vectors have no components; expected D >= 1."
+        )
     return t.shape[-1]
 
 
@@ -184,7 +212,9 @@ def _layout_help(t: torch.Tensor) -> str:
 
 
 @functools.lru_cache(maxsize=8192)
-def build(make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr) -> Expr:
+def build(
+    make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr
+) -> Expr:
     """An op (by name) or a composite of formulas whose variables are renumbered first.
 
     Remembered: a formula typed in a loop is put together once.
@@ -237,13 +267,19 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
         dtype, device, kind = b.dtype, b.device, b.kind
     elif b.dtype is not None:
         if b.dtype != dtype:
-            raise DTypeError(f"the left operand has dtype {_name(dtype)}, the right one {_name(b.dtype)}; "
-                             "convert one of the arrays, for example with .to or .astype.")  # fmt: skip
+            raise DTypeError(
+                f"the left operand has dtype {_name(dtype)}, the right one {_name(b.dtype)}; "
+                "convert one of the arrays, for example with .to or .astype."
+            )
         if b.device != device:
-            raise DeviceError(f"the left operand is on {device}, the right one on {b.device}; move one with .to(...).")
+            raise DeviceError(
+                f"the left operand is on {device}, the right one on {b.device}; move one with .to(...)."
+            )
         if kind is not b.kind and b.kind is TORCH:
             kind = TORCH
-    joined = Operands(values, axes, M, N, batch, dtype, device, kind, a.unit or b.unit, a.symbolic or b.symbolic)
+    joined = Operands(
+        values, axes, M, N, batch, dtype, device, kind, a.unit or b.unit, a.symbolic or b.symbolic
+    )
     return joined, tuple(places)
 
 
@@ -260,8 +296,11 @@ def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]
             if e.dim != value.dim:
                 raise ShapeError(f"{name} has vectors of dim {e.dim}; the formula expects {value.dim}.")
         elif isinstance(value, torch.Tensor):
-            _, one = indexed(value, AXES.index(axis), operands.kind or TORCH, "x") if axis != "p" else \
-                _parameter(value, operands.kind or TORCH, "x", operands.unit)  # fmt: skip
+            _, one = (
+                indexed(value, AXES.index(axis), operands.kind or TORCH, "x")
+                if axis != "p"
+                else _parameter(value, operands.kind or TORCH, "x", operands.unit)
+            )
         else:
             one = Operands((value,), axis)
         before = len(out.values)
@@ -296,15 +335,19 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _sizes_differ(axis: str, left: int, right: int) -> int:
-    raise ShapeError(f"the left operand has {left} rows along {axis}, the right one {right}; they must be equal. To take all "
-                     "pairs of two sets of points, index one by i, x[:, None, :], and the other by j, y[None, :, :].")  # fmt: skip
+    raise ShapeError(
+        f"the left operand has {left} rows along {axis}, the right one {right}; they must be equal. To take "
+        "all pairs of two sets of points, index one by i, x[:, None, :], and the other by j, y[None, :, :]."
+    )
 
 
 def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return tuple(torch.broadcast_shapes(a, b))
     except RuntimeError:
-        raise ShapeError(f"the batch shapes {a} and {b} of the left and the right operand do not broadcast.") from None
+        raise ShapeError(
+            f"the batch shapes {a} and {b} of the left and the right operand do not broadcast."
+        ) from None
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -88,8 +88,10 @@ class LazyTensor:
             self.expr, self.operands = x.expr, x.operands
         elif isinstance(x, tuple):
             if axis is not None or len(x) != 3:
-                raise FormulaError(f"x={x!r}: a tuple is read as (index, dim, axis) of a symbolic variable, "
-                                   "without a further axis; pass a list for a vector of parameters.")  # fmt: skip
+                raise FormulaError(
+                    f"x={x!r}: a tuple is read as (index, dim, axis) of a symbolic variable, "
+                    "without a further axis; pass a list for a vector of parameters."
+                )
             self.expr, self.operands = symbol(*x)
         else:
             self.expr, self.operands = leaf(x, axis)
@@ -204,7 +206,9 @@ class LazyTensor:
         if isinstance(key, tuple):
             if key and (key[:-1] == (...,) or key[:-1] == (slice(None),) * (self.dim() - 1)):
                 return self[key[-1]]
-            raise FormulaError(f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l].")
+            raise FormulaError(
+                f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l]."
+            )
         D = self.expr.dim
         if isinstance(key, slice):
             start, stop, step = key.indices(D)
@@ -252,15 +256,22 @@ class LazyTensor:
     def __matmul__(self, v: Any, **settings: Any) -> Any:
         """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays."""
         if self.expr.dim != 1:
-            raise ShapeError(f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first.")
+            raise ShapeError(
+                f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first."
+            )
         if isinstance(v, LazyTensor):
-            raise FormulaError("the product of two LazyTensors would have to be stored; apply one after the other, "
-                               "K @ (L @ v), or reduce (K * L).")  # fmt: skip
+            raise FormulaError(
+                "the product of two LazyTensors would have to be stored; apply one after the other, "
+                "K @ (L @ v), or reduce (K * L)."
+            )
         w = adopt("v", v)
         N, flat = self.operands.N, w.dim() == 1
         if w.dim() == 0 or (N is not None and w.shape[0 if flat else -2] != N):
             n = "N" if N is None else N
-            raise ShapeError(f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: K @ v needs ({n},) or (..., {n}, E).")
+            raise ShapeError(
+                f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: "
+                f"K @ v needs ({n},) or (..., {n}, E)."
+            )
         column = indexed(w.unsqueeze(-1) if flat else w, 1, TORCH if w is v else kind_of(v), "v")
         product = combine("mul", self, _lazy(*column))
         return compute(product.expr, product.operands, SUM, "j", settings, flat)
@@ -285,8 +296,10 @@ class LazyTensor:
         limit = _options.current().memory_limit
         size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
         if size > limit:
-            raise OptionError(f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
-                              f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...).")  # fmt: skip
+            raise OptionError(
+                f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
+                f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
+            )
         full = dense(self.expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
         return restore(full.squeeze(-1) if self.expr.dim == 1 else full, o.kind)
 
@@ -329,19 +342,28 @@ class LazyTensor:
             return weighted(axis=axis, dim=dim, weight=other, **settings)
         record = REDUCTIONS.get(name)
         if record is None:
-            raise FormulaError(f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+            raise FormulaError(
+                f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}."
+            )
         return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
 
     def logsumexp(
-        self, axis: int | None = None, dim: int | None = None, weight: Any = None, call: bool = True, **settings: Any
+        self,
+        axis: int | None = None,
+        dim: int | None = None,
+        weight: Any = None,
+        call: bool = True,
+        **settings: Any,
     ) -> Any:
-        """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (a scalar or a vector for each pair)."""
+        """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (dim 1 or D) for each pair."""
         if weight is None:
             return self._reduce(LOGSUMEXP, axis, dim, call, settings)
         top, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight), settings)
         return restore(top + total.log(), self.operands.kind)
 
-    def sumsoftmaxweight(self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any) -> Any:
+    def sumsoftmaxweight(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any
+    ) -> Any:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
         _, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight).concat(e), settings)
         return restore(total[..., :-1] / total[..., -1:], self.operands.kind)
@@ -349,14 +371,16 @@ class LazyTensor:
     # ------------------------------------------------------------ machinery
 
     def _letter(self, axis: int | None) -> str:
-        """"i", "j", or "" for the components: what an axis number means."""
+        """ "i", "j", or "" for the components: what an axis number means."""
         first = len(self.operands.batch)
         if isinstance(axis, int):
             k = axis - first if axis >= 0 else axis + 3
             if k in (0, 1, 2):
                 return ("i", "j", "")[k]
-        raise FormulaError(f"axis={axis}: expected {first} or -3 (over i), {first + 1} or -2 (over j), {first + 2} or -1 "
-                           f"(over the components) of a LazyTensor of shape {self._shape}.")  # fmt: skip
+        raise FormulaError(
+            f"axis={axis}: expected {first} or -3 (over i), {first + 1} or -2 (over j), {first + 2} or -1 "
+            f"(over the components) of a LazyTensor of shape {self._shape}."
+        )
 
     def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: Settings) -> Any:
         letter = self._letter(axis if dim is None else dim)
@@ -392,7 +416,9 @@ def _wrap(value: Any) -> LazyTensor:
     return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
 
 
-def combine(make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()) -> LazyTensor:
+def combine(
+    make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()
+) -> LazyTensor:
     """An op or composite of LazyTensors and whatever can become one."""
     first = _wrap(first)
     operands, exprs, places = first.operands, [first.expr], (None,)
@@ -410,4 +436,6 @@ def combine(make: str | Callable[..., Expr], first: Any, *others: Any, attr: tup
 
 def sized(record: Reduction, k: Any) -> Reduction:
     """The record with its k, if it is one that has a k."""
-    return with_k(record, k.__index__() if hasattr(k, "__index__") else k) if record.code == "kmin" else record
+    return (
+        with_k(record, k.__index__() if hasattr(k, "__index__") else k) if record.code == "kmin" else record
+    )

@@ -1,0 +1,80 @@
+"""Methods of LazyTensor made from the engine's tables: one for each elementwise op and each reduction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.expr import OPS, Op
+from ..engine.inner import INNER
+from ..engine.reductions import REDUCTIONS, Reduction
+from .tensor import LazyTensor, combine, sized
+
+
+def install() -> None:
+    """Give LazyTensor its methods; a method written in the class wins over a generated one."""
+    for op in list(OPS.values()):
+        _elementwise(op)
+    for r in REDUCTIONS.values():
+        _reducing(r)
+    for dunder, name in {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div"}.items():
+        _method(f"__{dunder}__", 2, OPS[name].doc, name)
+        _method(f"__r{dunder}__", 2, OPS[name].doc, name, reflected=True)
+    for name in ("lt", "le", "gt", "ge", "eq", "ne"):
+        _method(f"__{name}__", 2, OPS[name].doc, name)
+    _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
+    _method("__neg__", 1, OPS["neg"].doc, "neg")
+    _method("__abs__", 1, OPS["abs"].doc, "abs")
+
+
+def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:
+    def unary(self: LazyTensor) -> LazyTensor:
+        return combine(make, self)
+
+    def binary(self: LazyTensor, other: Any) -> LazyTensor:
+        return combine(make, self, other)
+
+    def backward(self: LazyTensor, other: Any) -> LazyTensor:
+        return combine(make, other, self)
+
+    def ternary(self: LazyTensor, other1: Any, other2: Any) -> LazyTensor:
+        return combine(make, self, other1, other2)
+
+    f = backward if reflected else (unary, binary, ternary)[arity - 1]
+    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", doc
+    setattr(LazyTensor, name, f)
+
+
+def _elementwise(op: Op) -> None:
+    if op.code is not None and not hasattr(LazyTensor, op.name) and op.name != "powi":
+        _method(op.name, op.arity, f"Elementwise: {op.doc}.", op.name)
+
+
+def _reducing(r: Reduction) -> None:
+    default = -1 if r.name in INNER else None
+    what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
+
+    def method(
+        self: LazyTensor,
+        axis: int | None = default,
+        dim: int | None = None,
+        call: bool = True,
+        **settings: Any,
+    ) -> Any:
+        return self._reduce(r, axis, dim, call, settings)
+
+    def nearest(
+        self: LazyTensor,
+        K: int,
+        axis: int | None = None,
+        dim: int | None = None,
+        call: bool = True,
+        **settings: Any,
+    ) -> Any:
+        return self._reduce(sized(r, K), axis, dim, call, settings)
+
+    f = nearest if r.code == "kmin" else method
+    name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name
+    f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", what
+    if not hasattr(LazyTensor, name):
+        setattr(LazyTensor, name, f)
+    setattr(LazyTensor, f"{name}_reduction", getattr(LazyTensor, name))

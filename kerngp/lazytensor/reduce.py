@@ -1,0 +1,120 @@
+"""From a formula and its operands to numbers in the caller's library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .. import options as _options
+from ..engine.arrays import adopt, restore
+from ..engine.expr import Expr
+from ..engine.mapreduce import map_reduce
+from ..engine.operands import Operands, bind, renumber
+from ..engine.reductions import Reduction
+from ..errors import FormulaError, OptionError, ShapeError
+
+Settings = dict[str, Any]
+
+_EXAMPLE = {"i": "x[:, None, :]", "j": "y[None, :, :]"}
+_BACKENDS = {"cpu": "cpu", "gpu": "cuda"}
+# what KeOps offers for speed or accuracy and this engine decides by itself
+_NO_EFFECT = {
+    "out",
+    "device_id",
+    "dtype_acc",
+    "use_double_acc",
+    "sum_scheme",
+    "enable_chunks",
+    "use_fast_math",
+    "optional_flags",
+}
+
+
+def compute(
+    expr: Expr, operands: Operands, r: Reduction, letter: str, settings: Settings, flat: bool = False
+) -> Any:
+    """Reduce over ``letter``; ``flat`` drops the axis of the components.
+
+    Raises
+    ------
+    ShapeError, FormulaError, OptionError
+    """
+    out = tensors(expr, operands, r, letter, settings)
+    kind = operands.kind
+    if isinstance(out, tuple):
+        if settings and settings.get("out") is not None:
+            raise OptionError(f"out= holds one array, but {r.name} returns {len(out)}; leave it out.")
+        return tuple(restore(t, kind) for t in out)
+    if flat:
+        out = out.squeeze(-1)
+    target = settings.get("out") if settings else None
+    if target is None:
+        return restore(out, kind)
+    adopt("out", target, writable=True).copy_(out.detach())
+    return target
+
+
+def tensors(expr: Expr, operands: Operands, r: Reduction, letter: str, settings: Settings) -> Any:
+    """The same, as torch tensors."""
+    concrete(operands)
+    if letter not in operands.axes and not operands.unit:
+        shape = (*operands.batch, *operands.sizes, expr.dim)
+        raise ShapeError(
+            f"{r.name} over {letter}: no operand of this LazyTensor of shape {shape} is indexed by {letter}. "
+            f"Index one by {letter}, {_EXAMPLE[letter]}, or reduce the other axis."
+        )
+    options = chosen(settings) if settings else None
+    out = map_reduce(expr, r, operands.tensors(), axis=letter, sizes=operands.sizes, options=options)
+    if r.code == "kmin" and expr.dim == 1:
+        return tuple(t.squeeze(-1) for t in out) if isinstance(out, tuple) else out.squeeze(-1)
+    return out
+
+
+def concrete(operands: Operands) -> Operands:
+    """The operands, all of which must be arrays by now."""
+    if operands.symbolic:
+        raise FormulaError(
+            "this LazyTensor has symbolic variables, so there is nothing to compute with yet: reduce it, "
+            "then call the result with the arrays."
+        )
+    return operands
+
+
+def chosen(settings: Settings) -> _options.Options | None:
+    """The options that the keyword arguments of a reduction ask for."""
+    changes = {k: v for k, v in settings.items() if k not in _NO_EFFECT and v is not None}
+    if not changes:
+        return None
+    if "ranges" in changes:
+        raise OptionError("ranges= (block-sparse reductions) is not part of this version; leave it out.")
+    if "backend" in changes:  # KeOps writes "CPU", "GPU_1D", "GPU_2D_device", ...
+        name = str(changes["backend"])
+        changes["backend"] = _BACKENDS.get(name.lower().partition("_")[0], name)
+    for name in changes:
+        if not hasattr(_options.current(), name):
+            raise OptionError(
+                f"{name}= is not an argument of a reduction; see kerngp.options for what there is."
+            )
+    return replace(_options.current(), **changes)
+
+
+class Deferred:
+    """A reduction to be called later, with the arrays of its symbolic variables in order."""
+
+    __slots__ = ("expr", "letter", "operands", "record", "settings")
+
+    def __init__(
+        self, expr: Expr, operands: Operands, record: Reduction, letter: str, settings: Settings
+    ) -> None:
+        self.expr, self.operands = expr, operands
+        self.record, self.letter, self.settings = record, letter, settings
+
+    def __call__(self, *arrays: Any, **settings: Any) -> Any:
+        """The result for these arrays, in their library."""
+        bound, places = bind(self.operands, arrays)
+        return compute(
+            renumber(self.expr, places), bound, self.record, self.letter, {**self.settings, **settings}
+        )
+
+    def __repr__(self) -> str:
+        return f"Deferred({self.record} over {self.letter} of {self.expr})"
