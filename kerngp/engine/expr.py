@@ -8,6 +8,7 @@ What an op means is in the table `OPS`, filled by `ops.py`; nothing here knows a
 from __future__ import annotations
 
 import hashlib
+import numbers
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -88,7 +89,11 @@ class Expr:
         raise AttributeError(f"Expr is immutable; cannot set {name!r}.")
 
     def __reduce__(self) -> tuple:
-        return _intern, (self.op, self.args, self.attr)
+        # one flat program: pickling argument by argument would recurse as deep as the formula
+        position: dict[Expr, int] = {}
+        for e in postorder(self):
+            position[e] = len(position)
+        return _from_program, (tuple((e.op, tuple(position[a] for a in e.args), e.attr) for e in position),)
 
     def __copy__(self) -> Expr:
         return self
@@ -137,9 +142,9 @@ class Expr:
         return node("neg", self)
 
     def __pow__(self, other: Expr | float) -> Expr:
-        if isinstance(other, bool) or not isinstance(other, int):
+        if isinstance(other, bool) or not isinstance(other, numbers.Integral):
             return node("pow", self, as_expr(other))
-        return node("square", self) if other == 2 else node("powi", self, attr=(other,))
+        return node("square", self) if other == 2 else node("powi", self, attr=(int(other),))
 
     def __rpow__(self, other: float) -> Expr:
         return node("pow", as_expr(other), self)
@@ -192,6 +197,13 @@ def _intern(op: str, args: tuple[Expr, ...], attr: tuple) -> Expr:
         return e
 
 
+def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Expr:
+    nodes: list[Expr] = []
+    for op, args, attr in program:
+        nodes.append(_intern(op, tuple(nodes[k] for k in args), attr))
+    return nodes[-1]
+
+
 def node(op: str, *args: Expr, attr: tuple = ()) -> Expr:
     """The node ``op(*args; *attr)``; checks names, number of arguments and dimensions."""
     record = OPS.get(op)
@@ -241,8 +253,8 @@ def as_expr(value: Expr | float) -> Expr:
     """Numbers become constants; formulas pass through."""
     if isinstance(value, Expr):
         return value
-    if isinstance(value, (int, float)):
-        return const(value)
+    if isinstance(value, numbers.Real):  # Python's and NumPy's
+        return const(float(value))
     raise FormulaError(f"{type(value).__name__} cannot stand in a formula; expected an Expr or a number.")
 
 
@@ -290,11 +302,19 @@ def variables(*roots: Expr) -> tuple[Expr, ...]:
     return tuple(found[k] for k in sorted(found))
 
 
+_LONGEST = 4000  # characters of a formula's text; sharing makes texts exponentially long
+
+
 def to_string(e: Expr) -> str:
-    """Readable text of a formula (not parsed back)."""
-    if e.op == "var":
-        index, dim, axis = e.attr
-        return f"{ {'i': 'Vi', 'j': 'Vj', 'p': 'Pm'}[axis] }({index},{dim})"
-    if e.op == "const":
-        return repr(e.attr[0])
-    return f"{e.op}({', '.join([*map(to_string, e.args), *map(repr, e.attr)])})"
+    """Readable text of a formula (not parsed back); very long parts are left out."""
+    text: dict[Expr, str] = {}
+    for n in postorder(e):
+        if n.op == "var":
+            index, dim, axis = n.attr
+            text[n] = f"{ {'i': 'Vi', 'j': 'Vj', 'p': 'Pm'}[axis] }({index},{dim})"
+        elif n.op == "const":
+            text[n] = repr(n.attr[0])
+        else:
+            args = ", ".join([*(text[a] for a in n.args), *map(repr, n.attr)])
+            text[n] = f"{n.op}({args if len(args) <= _LONGEST else '...'})"
+    return text[e]

@@ -240,6 +240,20 @@ def _clamp(a: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> torch.Tensor:
     return torch.minimum(torch.maximum(a, lo), hi)
 
 
+def _code_clamp(t, a, lo, hi):
+    a = t.select(t.lt(a, lo), lo, a)
+    return t.select(t.gt(a, hi), hi, a)
+
+
+def _grad_clamp(g, a, lo, hi):
+    inside = ifelse(minimum(a - lo, hi - a), g, 0.0)
+    return inside, ifelse(a - lo, 0.0, ifelse(hi - lo, g, 0.0)), ifelse(hi - maximum(a, lo), 0.0, g)
+
+
+def _sign(a: torch.Tensor) -> torch.Tensor:
+    return torch.where(torch.isnan(a), a, torch.sign(a))  # torch has sign(NaN) = 0
+
+
 def _code_sign(t, a):
     one = t.select(t.gt(a, 0.0), t.const(1.0), t.const(0.0))
     return t.select(t.lt(a, 0.0), t.const(-1.0), t.select(t.isnan(a), a, one))
@@ -251,7 +265,7 @@ def _keep_nan(t, a, b, r):
 
 elementwise("abs", 1, torch.abs, lambda t, a: t.abs(a), lambda g, a: (g * sign(a),), fold=folded(abs),
             sign=lambda s, attr: 1, doc="|a|")  # fmt: skip
-elementwise("sign", 1, torch.sign, _code_sign, lambda g, a: (None,), sign=lambda s, attr: s[0], doc="-1, 0 or 1")
+elementwise("sign", 1, _sign, _code_sign, lambda g, a: (None,), sign=lambda s, attr: s[0], doc="-1, 0 or 1")
 elementwise("step", 1, _step, lambda t, a: t.select(t.ge(a, 0.0), t.const(1.0), t.const(0.0)), lambda g, a: (None,),
             sign=lambda s, attr: 1, doc="1 if a >= 0 else 0")  # fmt: skip
 elementwise("relu", 1, torch.relu, lambda t, a: t.maximum(0.0, a), lambda g, a: (g * step(a),),
@@ -266,9 +280,7 @@ elementwise("maximum", 2, torch.maximum, lambda t, a, b: _keep_nan(t, a, b, t.ma
             lambda g, a, b: (ifelse(a - b, g, 0.0), ifelse(a - b, 0.0, g)), fold=folded(max),
             sign=lambda s, attr: 1 if 1 in s else -int(s == (-1, -1)), doc="the larger of a and b")  # fmt: skip
 elementwise("clamp", 3, _clamp,
-            lambda t, a, lo, hi: t.select(t.gt(a, hi), hi, t.select(t.lt(a, lo), lo, a)),
-            lambda g, a, lo, hi: (ifelse(minimum(a - lo, hi - a), g, 0.0), ifelse(a - lo, 0.0, g), ifelse(hi - a, 0.0, g)),
-            doc="a limited to [lo, hi]")  # fmt: skip
+            _code_clamp, _grad_clamp, doc="a limited to [lo, hi]; hi wins where lo > hi")  # fmt: skip
 for _name, _test, _torch in (("lt", "a < b", torch.lt), ("le", "a <= b", torch.le), ("gt", "a > b", torch.gt),
                              ("ge", "a >= b", torch.ge), ("eq", "a == b", torch.eq), ("ne", "a != b", torch.ne)):  # fmt: skip
     elementwise(_name, 2, lambda a, b, f=_torch: f(a, b).to(torch.promote_types(a.dtype, b.dtype)),

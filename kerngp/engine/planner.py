@@ -33,18 +33,17 @@ class Prepared:
 
     signal : formula of the signal of a signal task, over the arguments.
     posts : for each output, a factor the launch applies (results for j), or None.
-    centred : (u, v, index of the centre parameter) of each expanded distance.
     """
 
     plan: Plan
     signal: Expr | None
     posts: tuple[Expr | None, ...]
-    centred: tuple[tuple[Expr, Expr, int], ...]
 
 
+@functools.lru_cache(maxsize=4096)
 def expandable(outputs: tuple[Output, ...]) -> tuple[Expr, ...]:
-    """The squared distances an expanded plan would expand."""
-    found = [e for o in outputs for e in distances(simplify(o.expr), EXPAND_ABOVE)]
+    """The squared distances an expanded plan would expand, in the order of their centres."""
+    found = [e for o in outputs for e in distances(simplify(-o.expr if o.reduction.negated else o.expr), EXPAND_ABOVE)]
     return tuple(dict.fromkeys(found))
 
 
@@ -60,10 +59,10 @@ def prepare(
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
     if any(too_large(f) for f in exprs):
         return None
-    centred: tuple[tuple[Expr, Expr, int], ...] = ()
+    count = args
     if expand:
-        expanded = expand_distances(exprs, EXPAND_ABOVE, args)
-        exprs, centred = tuple(map(simplify, expanded.exprs)), expanded.centred
+        expanded, count = expand_distances(exprs, EXPAND_ABOVE, args)
+        exprs = tuple(map(simplify, expanded))
     tasks: list[Task] = []
     posts: list[Expr | None] = []
     signal: Expr | None = None
@@ -80,10 +79,9 @@ def prepare(
         for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
         if core is not None
     )
-    count = args + len(centred)
     schedule = choose(done, sum(f.dim for f in fields.fields["j"]), dtype, machine)
     plan = Plan(dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule)
-    return Prepared(plan, signal, tuple(posts), centred)
+    return Prepared(plan, signal, tuple(posts))
 
 
 def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:
@@ -131,7 +129,7 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     else:
         rows, columns, block_signal = 4, 1, 4
         if codes == {"sum"}:
-            rows, columns, breadth = ROWS, COLS, COLS
+            rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
         rows = 2
@@ -139,6 +137,4 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma)
 
 
-import os
-ROWS = int(os.environ.get("KR", 4)); COLS = int(os.environ.get("KC", 1))
 __all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]

@@ -154,14 +154,6 @@ def factor(f: Expr, summed: str) -> Factored:
     return Factored(*(None if e is None else simplify(e) for e in map(product, (rest, pair, signal))), f.dim)
 
 
-@dataclass(frozen=True)
-class Distances:
-    """Formulas with expanded distances; ``centred`` lists the (u, v, centre variable) of each."""
-
-    exprs: tuple[Expr, ...]
-    centred: tuple[tuple[Expr, Expr, int], ...]
-
-
 def distances(f: Expr, above: int) -> list[Expr]:
     """Nodes |u - v|^2 with u depending on i alone, v on j alone, of dim > above."""
     found = []
@@ -174,30 +166,27 @@ def distances(f: Expr, above: int) -> list[Expr]:
     return found
 
 
-def expand_distances(exprs: tuple[Expr, ...], above: int, next_index: int) -> Distances:
-    """|u - v|^2 -> max(0, |u - c|^2 + |v - c|^2 + <-2 (u - c), v - c>), c a new parameter each."""
+def expand_distances(exprs: tuple[Expr, ...], above: int, next_index: int) -> tuple[tuple[Expr, ...], int]:
+    """|u - v|^2 -> max(0, |u - c|^2 + |v - c|^2 + <-2 (u - c), v - c>), c a new parameter each.
+
+    Parameters are numbered from ``next_index`` in the order of `distances`; the second result is the
+    first number that is free again.
+    """
     table: dict[Expr, Expr] = {}
-    centred: list[tuple[Expr, Expr, int]] = []
-    for f in exprs:
-        for e in distances(f, above):
-            if e in table:
-                continue
-            u, v = e.args[0].args[0].args
-            if "j" in u.axes:
-                u, v = v, u
-            index = next_index + len(centred)
-            c = var(index, u.dim, "p")
-            uc, vc = u - c, v - c
-            inner = node("sum", (const(-2.0) * uc) * vc)
-            table[e] = node("relu", inner + (sqnorm2(uc) + sqnorm2(vc)))
-            centred.append((u, v, index))
-    if not table:
-        return Distances(exprs, ())
+    for e in dict.fromkeys(e for f in exprs for e in distances(f, above)):
+        u, v = e.args[0].args[0].args
+        if "j" in u.axes:
+            u, v = v, u
+        c = var(next_index, u.dim, "p")
+        next_index += 1
+        uc, vc = u - c, v - c
+        inner = node("sum", (const(-2.0) * uc) * vc)
+        table[e] = node("relu", inner + (sqnorm2(uc) + sqnorm2(vc)))
 
     def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
         return table[e] if e in table else with_args(e, args)
 
-    return Distances(tuple(rebuild(f, change) for f in exprs), tuple(centred))
+    return tuple(rebuild(f, change) for f in exprs), next_index
 
 
 @dataclass(frozen=True)
@@ -268,5 +257,5 @@ def _postorder_pairs(root: Expr, side) -> list[Expr]:
     return out
 
 
-__all__ = ["Distances", "Factored", "Hoisted", "distances", "expand_distances", "factor", "factors", "hoist",
+__all__ = ["Factored", "Hoisted", "distances", "expand_distances", "factor", "factors", "hoist",
            "is_elementwise", "product", "signs", "simplify", "strengthen"]  # fmt: skip

@@ -12,8 +12,9 @@ import torch
 from .. import options as _options
 from ..engine.arrays import adopt
 from ..engine.autodiff import rename, transpose
+from ..engine.entries import diagonal, entries
 from ..engine.expr import Expr, Pm, Vj, variables
-from ..engine.mapreduce import dense, map_reduce, paired
+from ..engine.mapreduce import map_reduce
 from ..engine.ops import concat
 from ..engine.plan import Output, measure
 from ..engine.reductions import SUM
@@ -118,9 +119,8 @@ class KernelOperator(LinearOperator):
         p, q = self.blocks
         if p != q:
             raise ShapeError(f"the diagonal of {p} x {q} blocks crosses them; only square blocks have it.")
-        entries = paired(self.formula, self.args, sizes=self.sizes)
-        entries = entries.expand(*self.shape[:-2], self.sizes[0], p * q)
-        return entries[..., :: q + 1].reshape(*self.shape[:-1])
+        values = diagonal(self.formula, self.args, sizes=self.sizes, options=self.options)
+        return values[..., :: q + 1].reshape(*self.shape[:-1])
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         (p, q), N = self.blocks, self.sizes[1]
@@ -223,9 +223,9 @@ def _entries(
     widest = max([f.dim, *(v.attr[1] for v in leaves)])
     step = max(1, limit // (8 * 3 * widest * max(1, pairs)))  # about three temporaries of the widest kind
     if step >= N or not any(v.attr[2] == "j" for v in leaves):
-        return dense(f, args, sizes=sizes)
+        return entries(f, args, sizes=sizes, options=options)
     tiles = []
     for j in range(0, N, step):
         cut = torch.arange(j, min(N, j + step), device=args[0].device)
-        tiles.append(dense(f, _take(f, args, "j", cut), sizes=(M, len(cut))))
+        tiles.append(entries(f, _take(f, args, "j", cut), sizes=(M, len(cut)), options=options))
     return torch.cat(tiles, dim=-2)

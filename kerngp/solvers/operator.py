@@ -57,7 +57,10 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        """Product with b of shape (..., N, E), E >= 1, in the operator's dtype and device."""
+        """Product with b of shape (..., N, E), E >= 1, in the operator's dtype and device.
+
+        With ``exact`` the result may have a wider dtype.
+        """
 
     @abstractmethod
     def _transpose(self) -> LinearOperator:
@@ -418,7 +421,11 @@ class Dense(LinearOperator):
         self.device, self.psd, self.symmetric = self.matrix.device, psd, symmetric or psd
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self.matrix @ b
+        if not exact or self.torch_dtype == torch.float64:
+            return self.matrix @ b
+        step = max(1, (1 << 22) // max(1, self.matrix[..., :1, :].numel()))  # a few rows in float64 at a time
+        rows = (self.matrix[..., i : i + step, :].double() for i in range(0, max(1, self.shape[-2]), step))
+        return torch.cat([r @ b.double() for r in rows], -2)
 
     def _transpose(self) -> Dense:
         return Dense(self.matrix.mT)

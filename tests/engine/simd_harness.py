@@ -25,13 +25,13 @@ def machine(
     host = triple is None and cpu is None
     cpu = binding.get_host_cpu_name() if host else cpu or ""
     features = binding.get_host_cpu_features().flatten() if host else features or ""
-    return target.create_target_machine(cpu=cpu, features=features, opt=3)
+    return target.create_target_machine(cpu=cpu, features=features, opt=2)
 
 
 def optimised(module: ir.Module, tm: binding.TargetMachine) -> binding.ModuleRef:
     parsed = binding.parse_assembly(str(module))
     parsed.verify()
-    builder = binding.create_pass_builder(tm, binding.create_pipeline_tuning_options(speed_level=3))
+    builder = binding.create_pass_builder(tm, binding.create_pipeline_tuning_options(speed_level=1))
     builder.getModulePassManager().run(parsed, builder)
     return parsed
 

@@ -69,7 +69,7 @@ REAL: dict[str, tuple[int, Callable[..., Any], Callable[..., np.ndarray]]] = {
     "truncation": (
         1,
         lambda e, a: e.int_to_real(e.real_to_int(e.minimum(50.0, e.maximum(a, -50.0)))),
-        lambda a: np.trunc(np.clip(np.nan_to_num(a, nan=-50.0), -50, 50)) + 0.0,  # + 0.0: no -0 among integers
+        lambda a: np.trunc(np.clip(np.nan_to_num(a, nan=-50.0), -50, 50)) + 0.0,  # no -0 among integers
     ),
 }  # fmt: skip
 

@@ -11,20 +11,24 @@ import numpy as np
 PRECISION = 160
 
 
-def ulp_errors(got: np.ndarray, exact: Callable[..., Any], *arguments: np.ndarray) -> np.ndarray:
-    """|got - exact| in ulps (of the subnormal spacing below the normal range) where ``exact`` gives a number.
+def exact_values(exact: Callable[..., Any], *arguments: np.ndarray) -> list[Any]:
+    """``exact`` (from mpf to mpf) of every row of arguments, at `PRECISION` bits."""
+    with mpmath.workprec(PRECISION):
+        return [exact(*map(mpmath.mpf, row)) for row in zip(*(a.tolist() for a in arguments), strict=True)]
 
-    ``exact`` maps exact arguments (mpf) to an mpf. Zeros, infinities and NaN must agree: anything else is an
-    infinite error. Beyond the largest number, inf is correct.
+
+def ulp_errors(got: np.ndarray, exact: list[Any]) -> np.ndarray:
+    """|got - exact| in ulps of the dtype (of the subnormal spacing below the normal range).
+
+    Zeros, infinities and NaN must agree: anything else is an infinite error. Beyond the largest number,
+    inf is correct.
     """
     info = np.finfo(got.dtype)
     bits = info.nmant
     largest = mpmath.mpf(float(info.max))
     errors = np.empty(got.size)
     with mpmath.workprec(PRECISION):
-        for q, row in enumerate(zip(got.tolist(), *(a.tolist() for a in arguments), strict=True)):
-            value, operands = row[0], [mpmath.mpf(v) for v in row[1:]]
-            r = exact(*operands)
+        for q, (value, r) in enumerate(zip(got.tolist(), exact, strict=True)):
             if mpmath.isnan(r) or mpmath.isnan(value):
                 errors[q] = 0.0 if mpmath.isnan(r) and np.isnan(value) else np.inf
             elif mpmath.isinf(r) or r == 0:

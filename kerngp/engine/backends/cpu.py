@@ -123,30 +123,36 @@ def _plan_call(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometr
         g = replace(g, M=g.N, N=g.M)
     if any(o.axis != "j" and o.reduction.code != "sum" for o in normal):
         return None
-    expand = options.precision != "exact" and _may_expand(normal, args, g)
-    ready = prepare(normal, count, _name(g.dtype), machine(), expand, False)
+    centres = _centres(normal, args, g) if options.precision != "exact" and expandable(normal) else None
+    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), False)
     if ready is None:
         return None
-    return Launch(ready, normal, args, g, options).results()
+    return Launch(ready, normal, (*args, *(centres or ())), g, options).results()
 
 
 # ---------------------------------------------------------------- distances as inner products
 
 
-def _may_expand(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry) -> bool:
-    """Whether rounding keeps every expanded distance within `GUARD` of the true one."""
-    pairs = expandable(outputs)
-    if not pairs:
-        return False
+def _centres(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry) -> list[Tensor] | None:
+    """A centre for each distance that may be expanded around it; None if rounding forbids it.
+
+    Expanding |u - v|^2 costs a rounding of |u - c|^2 + |v - c|^2, which must stay below `GUARD`. The
+    origin is tried first: it needs no pass over the data to find, and none to subtract.
+    """
     unit = torch.finfo(g.dtype).eps / 2
-    for e in pairs:
-        u, v = e.args[0].args[0].args
-        rows = [_side(f, args, g) for f in (u, v)]
-        centre = rows[1 if "j" in v.axes else 0].mean(-2, keepdim=True)
-        worst = sum(float((r - centre).square().sum(-1).amax()) for r in rows)
-        if not worst * unit <= GUARD:  # NaN and inf fail too
-            return False
-    return True
+    found = []
+    for e in expandable(outputs):
+        u, v = (_side(f, args, g) for f in e.args[0].args[0].args)
+        centre = torch.zeros(u.shape[-1], dtype=g.dtype)
+        worst = sum(float(torch.linalg.vector_norm(r, dim=-1).amax()) ** 2 for r in (u, v))
+        if not worst * unit <= GUARD:
+            centre = v.mean(-2)
+            shifted = (r - centre.unsqueeze(-2) for r in (u, v))
+            worst = sum(float(torch.linalg.vector_norm(r, dim=-1).amax()) ** 2 for r in shifted)
+            if not worst * unit <= GUARD:  # NaN and inf fail too
+                return None
+        found.append(centre)
+    return found
 
 
 def _side(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
@@ -168,7 +174,7 @@ class Launch:
         self.ready, self.outputs, self.g = ready, outputs, g
         self.plan = plan = ready.plan
         self.threads = options.threads or torch.get_num_threads()
-        self.args = (*args, *(self._centre(v, args) for _, v, _ in ready.centred))
+        self.args = args
         s = plan.schedule
         self.height = s.rows * s.width
         self.batches = math.prod(g.batch)
@@ -178,9 +184,6 @@ class Launch:
         self.splits, self.chunk = self._split()
         self.items = self.batches * self.groups * self.splits
         self.keep: list[Any] = []
-
-    def _centre(self, v: Expr, args: tuple[Tensor, ...]) -> Tensor:
-        return _side(v, args, self.g).mean(-2)
 
     def _split(self) -> tuple[int, int]:
         """Ranges of j, from the shapes alone."""

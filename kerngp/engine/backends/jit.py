@@ -85,7 +85,7 @@ def host_target() -> Target:
     return Target(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
 
 
-def compile_ir(text: str, target: Target, passes: int = int(__import__("os").environ.get("KP","1")), *, cache_dir: Path | None = None) -> bytes:
+def compile_ir(text: str, target: Target, passes: int = 1, *, cache_dir: Path | None = None) -> bytes:
     """Compile a module to an object file, or find it in the cache.
 
     Parameters
