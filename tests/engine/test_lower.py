@@ -13,7 +13,7 @@ import mpmath
 import numpy as np
 import pytest
 import simd_harness
-from ulp import PRECISION, exact_values, ulp_errors
+from ulp import PRECISION, Exact, exact_values, ulp_errors
 
 from kerngp.engine import formats, lower
 from kerngp.engine.render import llvm
@@ -149,7 +149,7 @@ CASES = {
 
 
 @functools.cache
-def exact_case(name: str, dtype: str) -> tuple[np.ndarray, list[Any]]:
+def exact_case(name: str, dtype: str) -> tuple[np.ndarray, Exact]:
     x = CASES[name].arguments(dtype)
     return x, exact_values(CASES[name].exact, x)
 
@@ -307,6 +307,26 @@ def test_every_nan_stays_nan(name: str, dtype: str) -> None:
 
 
 # ---------------------------------------------------------------------- negative controls
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_control_the_checker_measures_ulps(dtype: str) -> None:
+    info = np.finfo(dtype)
+    x = np.array([1.0, 1.75, -3.0, info.tiny, info.tiny / 8, info.smallest_subnormal, info.max], dtype)
+    exact = exact_values(lambda v: v, x)
+    assert np.array_equal(ulp_errors(x, exact), np.zeros(x.size))
+    with np.errstate(over="ignore"):
+        assert np.array_equal(
+            ulp_errors(np.nextafter(x, np.sign(x) * np.array(np.inf, dtype)), exact), np.ones(7)
+        )
+    half = exact_values(lambda v: v * (1 + mpmath.mpf(2) ** -(info.nmant + 1)), x[:1])
+    assert ulp_errors(x[:1], half).tolist() == [0.5]
+    for wrong in (np.nan, np.inf, -np.inf):
+        assert np.isinf(ulp_errors(np.full(6, wrong, dtype), exact_values(lambda v: v, x[:6]))).all()
+    special_values = np.array([0.0, np.inf, -np.inf, np.nan], dtype)
+    exact = exact_values(lambda v: v, special_values)
+    assert np.array_equal(ulp_errors(special_values, exact), np.zeros(4))
+    assert np.isinf(ulp_errors(np.array([info.tiny, info.max, np.inf, 0.0], dtype), exact)).all()
+
+
 def damaged_format(monkeypatch: pytest.MonkeyPatch, dtype: str, **changes: Any) -> None:
     monkeypatch.setitem(formats.FORMATS, dtype, dataclasses.replace(formats.FORMATS[dtype], **changes))
 
