@@ -56,6 +56,6 @@ def ulp_errors(got: np.ndarray, exact: Exact) -> np.ndarray:
     errors[~ordinary] = np.where(agree[~ordinary], 0.0, np.inf)
     # just below the largest number both roundings are within an ulp
     edge = ordinary & ~overflow & np.isinf(got)
-    near = (exact.exponent == info.maxexp - 1) & (2.0 - np.abs(exact.high) < 2.0**-info.nmant)
+    near = (exact.exponent == info.maxexp - 1) & (2.0 - np.abs(exact.high) <= 2.0**-info.nmant)
     errors[edge] = np.where(near[edge], 1.0, np.inf)
     return np.where(ordinary & np.isnan(got), np.inf, errors)
