@@ -1,0 +1,76 @@
+"""From a kernel and points to the operator of its matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..engine.arrays import adopt
+from ..engine.entries import diagonal
+from ..engine.expr import Vi, Vj
+from ..errors import DeviceError, DTypeError, ShapeError
+from ..solvers import AddedDiagonal, KernelOperator, LinearOperator
+from .kernel_base import Arguments, Kernel, points
+
+Tensor = torch.Tensor
+
+
+def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | None = None) -> LinearOperator:
+    """The matrix k(x_i, y_j), or k(x_i, x_j) plus the kernel's white noise if y is None.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    x, y : arrays of shape (M, D) and (N, D)
+    weights : tensor of shape (M,), optional
+        With y None: the matrix w_i k(x_i, x_j) w_j, still one formula.
+
+    Returns
+    -------
+    LinearOperator
+        `KernelOperator`, with `AddedDiagonal` around it if there is white noise.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError
+        If x and y do not fit together or to the kernel.
+    """
+    a = _points("x", x)
+    b = a if y is None else _points("y", y)
+    _agree(a, b)
+    arguments = Arguments(2, a)
+    parts = kernel.parts(*points(a.shape[-1]), arguments)
+    # a zero formula is a parameter too, so that it carries the dtype and device of x
+    formula = arguments.add(0.0) if parts.formula is None else parts.formula
+    args: tuple[Tensor, ...] = (a, b, *arguments.values)
+    if weights is not None:
+        column = weights.to(a.dtype).reshape(-1, 1)
+        n = len(args)
+        formula = Vi(n, 1) * formula * Vj(n + 1, 1)
+        args = (*args, column, column)
+    sizes = (a.shape[-2], b.shape[-2])
+    operator = KernelOperator(formula, args, sizes, symmetric=y is None, psd=y is None and kernel.psd)
+    if parts.nugget is None or y is not None:
+        return operator
+    nugget = diagonal(parts.nugget, args, sizes=sizes)[..., 0]
+    return AddedDiagonal(operator, nugget if weights is None else nugget * weights.to(a.dtype) ** 2)
+
+
+def _points(name: str, value: Any) -> Tensor:
+    t = adopt(name, value)
+    if t.dim() < 2:
+        raise ShapeError(
+            f"{name} has shape {tuple(t.shape)}; expected (points, columns): "
+            f"for points with one coordinate pass {name}[:, None]."
+        )
+    return t
+
+
+def _agree(a: Tensor, b: Tensor) -> None:
+    if a.shape[-1] != b.shape[-1]:
+        raise ShapeError(f"x has {a.shape[-1]} columns and y has {b.shape[-1]}; they must be equal.")
+    if a.dtype != b.dtype:
+        raise DTypeError(f"x has dtype {a.dtype} and y has {b.dtype}; convert one of them.")
+    if a.device != b.device:
+        raise DeviceError(f"x is on {a.device} and y on {b.device}; move one of them.")

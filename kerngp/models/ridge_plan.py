@@ -1,0 +1,153 @@
+"""What a kernel ridge fit will do, decided from sizes alone, before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import OptionError
+
+SOLVERS = ("auto", "cholesky", "pcg", "inducing")
+
+# Rows up to which the dense factorisation is taken: N^3 / 3 flops and two N x N matrices in double
+# precision cost less there than the passes of an iterative solver, and the result is exact.
+CHOLESKY_ROWS = 4000
+# Rows up to which the full system is solved by conjugate gradients. A pass costs N^2 kernel values:
+# above this, tens of passes take hours on a CPU, and inducing points minutes.
+PCG_ROWS = 100_000
+# Passes that were typical for well-posed problems; used for the forecast only.
+TYPICAL_ITERATIONS = {"cholesky": 1, "pcg": 50, "inducing": 20}
+
+
+@dataclass(frozen=True)
+class RidgePlan:
+    """Forecast of a fit: which solver on how much data, with how much memory and work.
+
+    Attributes
+    ----------
+    solver : {"cholesky", "pcg", "inducing"}
+    rows, features, targets : int
+    n_centers : int
+        Inducing points; 0 for the other solvers.
+    rank : int
+        Rank of the preconditioner; 0 for the other solvers.
+    memory : int
+        Bytes beyond the input.
+    iterations : int
+        Expected number of iterations; an estimate, the tolerance decides.
+    pairs : int
+        Kernel values computed in all iterations together.
+    reason : str
+    """
+
+    solver: str
+    rows: int
+    features: int
+    targets: int
+    n_centers: int
+    rank: int
+    memory: int
+    iterations: int
+    pairs: int
+    reason: str
+
+    def __str__(self) -> str:
+        extra = ""
+        if self.n_centers:
+            extra = f", {self.n_centers:,} inducing points"
+        elif self.rank:
+            extra = f", preconditioner of rank {self.rank}"
+        work = "1 pass" if self.solver == "cholesky" else f"about {self.iterations} iterations"
+        return (
+            f"{self.rows:,} rows x {self.features} features, {self.targets} target(s): "
+            f"solver={self.solver}{extra} ({self.reason}); memory {_size(self.memory)}, {work}, "
+            f"{self.pairs:.2g} kernel values"
+        )
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
+
+
+def default_centers(rows: int) -> int:
+    """10 sqrt(N) inducing points: enough for the statistical rate of kernel ridge regression.
+
+    References
+    ----------
+    Rudi, Carratino and Rosasco, FALKON: an optimal large scale kernel method, 2017, theorem 3.
+    """
+    return min(rows, max(1000, math.ceil(10 * math.sqrt(rows))))
+
+
+def default_rank(rows: int, memory_limit: int) -> int:
+    """2 sqrt(N), at least 100, as long as the factor stays below a quarter of the memory limit."""
+    return max(1, min(rows, max(100, round(2 * math.sqrt(rows))), memory_limit // 4 // (8 * rows)))
+
+
+def make_plan(
+    rows: int,
+    features: int,
+    targets: int = 1,
+    *,
+    solver: str = "auto",
+    n_centers: int | None = None,
+    rank: int | None = None,
+    memory_limit: int = 1 << 30,
+    dense: bool = False,
+) -> RidgePlan:
+    """Choose the solver and forecast its cost.
+
+    Parameters
+    ----------
+    rows, features, targets : int
+        Sizes of the training data.
+    solver : {"auto", "cholesky", "pcg", "inducing"}
+    n_centers : int, optional
+        Asks for inducing points if ``solver="auto"``.
+    rank : int, optional
+        Of the preconditioner.
+    memory_limit : int
+        Bytes that dense matrices may take.
+    dense : bool
+        The kernel matrix exists anyway (precomputed, or a function of two rows).
+
+    Raises
+    ------
+    OptionError
+        If the solver's matrices do not fit into the memory limit.
+    """
+    square = 2 * 8 * rows**2
+    if solver != "auto":
+        reason = "as asked"
+    elif n_centers is not None:
+        solver, reason = "inducing", "n_centers is given"
+    elif dense:
+        solver, reason = "cholesky", "the kernel matrix is dense"
+    elif rows <= CHOLESKY_ROWS and square <= memory_limit:
+        solver, reason = "cholesky", f"at most {CHOLESKY_ROWS:,} rows"
+    elif rows <= PCG_ROWS:
+        solver, reason = "pcg", f"at most {PCG_ROWS:,} rows"
+    else:
+        solver, reason = "inducing", f"more than {PCG_ROWS:,} rows"
+
+    centers = min(rows, n_centers or default_centers(rows)) if solver == "inducing" else 0
+    rank = min(rows, rank if rank is not None else default_rank(rows, memory_limit)) if solver == "pcg" else 0
+    memory = {
+        "cholesky": square,
+        "pcg": 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0),
+        "inducing": 2 * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
+    }[solver]
+    fixed = memory - 8 * targets * rows * 6
+    if solver in ("cholesky", "inducing") and fixed > memory_limit:
+        what = f"two {rows:,} x {rows:,} matrices" if solver == "cholesky" else f"{centers:,} inducing points"
+        other = "solver='pcg' or n_centers" if solver == "cholesky" else "fewer n_centers"
+        raise OptionError(
+            f"solver={solver!r} needs {_size(memory)} for {what}, more than the limit of "
+            f"{_size(memory_limit)}; use {other}, or raise the limit with "
+            "kerngp.options.options(memory_limit=...)."
+        )
+    iterations = TYPICAL_ITERATIONS[solver]
+    per_iteration = 2 * rows * centers if solver == "inducing" else rows * rows
+    return RidgePlan(
+        solver, rows, features, targets, centers, rank, memory, iterations, iterations * per_iteration, reason
+    )
