@@ -21,6 +21,7 @@ from ...options import Options
 from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan
 from ..planner import Machine, Prepared, expandable, prepare
+from ..symmetry import Halved, halve
 from ..threads import parallel
 from . import reference
 
@@ -30,6 +31,7 @@ name = "cpu"
 INLINE_PAIRS = 1 << 20  # fewer pairs than this run in the calling thread
 SPLIT_ITEMS = 32  # fewer work items than this are split along j
 SUMS_BYTES = 1 << 26  # memory for column sums of all slots together
+HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
 
@@ -123,11 +125,39 @@ def _plan_call(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometr
         g = replace(g, M=g.N, N=g.M)
     if any(o.axis != "j" and o.reduction.code != "sum" for o in normal):
         return None
+    halved = _halved(normal, args, g)
+    if halved is not None:
+        normal, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
+        count = len(args)
     centres = _centres(normal, args, g) if options.precision != "exact" and expandable(normal) else None
-    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), False)
+    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), halved is not None)
     if ready is None:
         return None
-    return Launch(ready, normal, (*args, *(centres or ())), g, options).results()
+    results = Launch(ready, normal, (*args, *(centres or ())), g, options).results()
+    return results if halved is None else [(_joined(halved, results, args, outputs[0].expr.dim, g),)]
+
+
+def _halved(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry) -> Halved | None:
+    """The sum as two half sums, if i and j are the same points and the formula is symmetric."""
+    if len(outputs) != 1 or g.M != g.N or g.M < HALVE_ABOVE:
+        return None
+    found = variables(outputs[0].expr)
+    rows = [v.attr[0] for v in found if v.attr[2] == "i"]
+    columns = [v.attr[0] for v in found if v.attr[2] == "j"]
+    same = tuple((i, j) for i in rows for j in columns if _same(args[i], args[j]))
+    return halve(outputs[0], len(args), same) if same else None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
+
+
+def _joined(h: Halved, results: list[tuple[Tensor, ...]], args: tuple[Tensor, ...], dim: int, g: Geometry) -> Tensor:
+    (rows,), (columns,) = results
+    total = rows + columns
+    if h.post is not None:
+        total = (total * _side(h.post, args, g)).to(g.dtype)
+    return total.expand(*g.batch, g.M, dim)
 
 
 # ---------------------------------------------------------------- distances as inner products
