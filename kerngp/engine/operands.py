@@ -106,16 +106,13 @@ def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Op
     """
     if axis is not None and axis not in (0, 1, 2):
         raise FormulaError(f"axis={axis!r}: expected 0 (indexed by i), 1 (by j), 2 (parameter) or None.")
-    if is_number(value) or (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "f"):
-        return number(float(value))
-    if isinstance(value, (list, tuple)):
-        t = adopt(name, value, dtype=torch.float64)
-        if t.dim() != 1 or axis in (0, 1):
-            raise ShapeError(
-                f"{name} is a list of shape {tuple(t.shape)}; a list makes a vector of parameters. "
-                "Convert it to an array for anything else."
-            )
-        return _leaf(_dim(t, name), "p"), Operands((tuple(t.tolist()),), "p")
+    if not isinstance(value, torch.Tensor):
+        if is_number(value) or (
+            isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "f"
+        ):
+            return number(float(value))
+        if isinstance(value, (list, tuple)):
+            return _list(value, axis, name)
     t = adopt(name, value)
     kind = TORCH if value is t else kind_of(value)
     rank = t.dim()
@@ -184,6 +181,16 @@ def symbol(index: int, dim: int, axis: int) -> tuple[Expr, Operands]:
             "an axis in (0, 1, 2)."
         )
     return _leaf(dim, AXES[axis]), Operands((Symbol(index, dim),), AXES[axis], symbolic=True)
+
+
+def _list(value: list | tuple, axis: int | None, name: str) -> tuple[Expr, Operands]:
+    t = adopt(name, value, dtype=torch.float64)
+    if t.dim() != 1 or axis in (0, 1):
+        raise ShapeError(
+            f"{name} is a list of shape {tuple(t.shape)}; a list makes a vector of parameters. "
+            "Convert it to an array for anything else."
+        )
+    return _leaf(_dim(t, name), "p"), Operands((tuple(t.tolist()),), "p")
 
 
 def _parameter(t: torch.Tensor, kind: Kind, name: str, unit: bool) -> tuple[Expr, Operands]:

@@ -28,6 +28,7 @@ from .reduce import Deferred, Settings, compute, concrete, tensors
 
 _transposed = functools.lru_cache(maxsize=1024)(transpose)
 _SWAP = str.maketrans("ij", "ji")
+_UNCHANGED = (None,)
 
 
 class LazyTensor:
@@ -357,6 +358,8 @@ class LazyTensor:
     ) -> Any:
         """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (dim 1 or D) for each pair."""
         if weight is None:
+            weight = settings.pop("other", None)  # its name in `reduction`
+        if weight is None:
             return self._reduce(LOGSUMEXP, axis, dim, call, settings)
         top, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight), settings)
         return restore(top + total.log(), self.operands.kind)
@@ -420,12 +423,14 @@ def combine(
     make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()
 ) -> LazyTensor:
     """An op or composite of LazyTensors and whatever can become one."""
-    first = _wrap(first)
-    operands, exprs, places = first.operands, [first.expr], (None,)
+    if not isinstance(first, LazyTensor):
+        first = _wrap(first)
+    operands, exprs, places = first.operands, (first.expr,), _UNCHANGED
     for other in others:
-        other = _wrap(other)
+        if not isinstance(other, LazyTensor):
+            other = _wrap(other)
         operands, place = join(operands, other.operands)
-        exprs.append(other.expr)
+        exprs += (other.expr,)
         places += (place,)
     try:
         return _lazy(build(make, attr, places, *exprs), operands)
