@@ -117,6 +117,7 @@ def _selected(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options
     return tuple(value if kind == "value" else index for kind in o.reduction.outputs)
 
 
+@functools.lru_cache(maxsize=256)
 def _index_of(r: Reduction) -> Reduction:
     from dataclasses import replace
 

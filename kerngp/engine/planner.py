@@ -27,7 +27,7 @@ class Machine:
         return self.vector_bits // (32 if dtype == "float32" else 64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A plan and what the launch computes around it.
 
