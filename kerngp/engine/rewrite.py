@@ -43,9 +43,17 @@ def simplify(f: Expr) -> Expr:
 
     done: set[Expr] = set()
 
+    def mark(e: Expr) -> None:
+        stack = [e]
+        while stack:
+            n = stack.pop()
+            if n not in done:
+                done.add(n)
+                stack.extend(n.args)
+
     def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
         out = settle(with_args(e, args))
-        done.update(postorder(out))
+        mark(out)
         return out
 
     return rebuild(f, change)
