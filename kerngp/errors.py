@@ -40,7 +40,9 @@ class BackendUnavailable(KerngpError, RuntimeError):
 
 
 class SolveError(KerngpError, ArithmeticError):
-    """A linear solve failed and the caller asked for an exception instead of a status."""
+    """A linear solve failed and the caller asked for an exception; ``solution`` is what was found."""
+
+    solution: object = None
 
 
 class ConvergenceWarning(UserWarning):

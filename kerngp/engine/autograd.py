@@ -15,7 +15,7 @@ import torch
 from ..options import Options
 from .autodiff import transpose, vjp
 from .expr import Expr, var, variables
-from .plan import Geometry, Output, measure
+from .plan import Geometry, Output, measure, shapes_of
 from .reductions import SUM, Reduction
 
 Tensor = torch.Tensor
@@ -26,7 +26,7 @@ OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotang
 
 def differentiable(outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options) -> list[tuple[Tensor, ...]]:
     """`launch`, recorded by torch autograd."""
-    g = measure(outputs, args, sizes)
+    g = measure(outputs, shapes_of(args), sizes)
     sums = tuple(o for o in outputs if not o.reduction.selects)
     smooth: dict[Output, tuple[Tensor, ...]] = {}
     if sums:

@@ -16,7 +16,7 @@ from .. import options as _options
 from ..errors import FormulaError
 from .expr import Expr, variables
 from .mapreduce import map_reduce
-from .plan import Output, measure
+from .plan import Output, measure, shapes_of
 from .reductions import SUM
 
 Tensor = torch.Tensor
@@ -53,7 +53,7 @@ def entries(
     >>> entries(Vi(0, 1) * Vj(1, 1), (torch.tensor([[2.0]]), torch.tensor([[3.0], [4.0]])))[..., 0]
     tensor([[6., 8.]])
     """
-    g = measure((Output(expr, SUM),), tuple(args), sizes)
+    g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     # the shorter axis joins the batch: its variables become (..., n, 1, dim), the others (..., 1, m, dim)
     if g.M <= g.N:
         lifted = _lift(expr, args, {"i": -2, "j": -3, "p": -2})
@@ -88,7 +88,7 @@ def diagonal(
     >>> diagonal(Vi(0, 1) * Vj(1, 1), (x, x)).flatten()
     tensor([4., 9.])
     """
-    g = measure((Output(expr, SUM),), tuple(args), sizes)
+    g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
     lifted = _lift(expr, args, {"i": -2, "j": -2, "p": -2})

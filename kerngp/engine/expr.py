@@ -7,6 +7,7 @@ What an op means is in the table `OPS`, filled by `ops.py`; nothing here knows a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import numbers
 import threading
@@ -290,6 +291,7 @@ def substitute(root: Expr, table: dict[Expr, Expr]) -> Expr:
     return rebuild(root, lambda e, args: table[e] if e in table else with_args(e, args))
 
 
+@functools.lru_cache(maxsize=8192)
 def variables(*roots: Expr) -> tuple[Expr, ...]:
     """The variables that occur, by index. One index with two meanings is an error."""
     found: dict[int, Expr] = {}

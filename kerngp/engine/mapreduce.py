@@ -14,7 +14,7 @@ from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
 
 from .expr import Expr, variables
-from .plan import Geometry, Output, measure
+from .plan import Geometry, Output, measure, shapes_of
 from .reductions import SUM, Reduction
 
 Tensor = torch.Tensor
@@ -93,8 +93,8 @@ def launch(
     options: _options.Options,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
-    g = measure(outputs, args, sizes)
-    args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+    g = measure(outputs, shapes_of(args), sizes)
+    args = tuple([a.detach() if a.requires_grad else a for a in args])
     if _use_cpu(options, g):
         from .backends import cpu
 
@@ -116,7 +116,7 @@ def dense(expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | 
     """All values F_ij as a tensor (..., M, N, dim); differentiable by torch. For small sizes and tests."""
     from .backends import reference
 
-    g = measure((Output(expr, SUM),), tuple(args), sizes)
+    g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     return reference.block(expr, tuple(args), g, slice(0, g.M), slice(0, g.N))
 
 
@@ -124,7 +124,7 @@ def paired(expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int |
     """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
     from .backends import reference
 
-    g = measure((Output(expr, SUM),), tuple(args), sizes)
+    g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
     values = {v.attr[0]: args[v.attr[0]] if v.attr[2] != "p" else args[v.attr[0]][..., None, :] for v in variables(expr)}

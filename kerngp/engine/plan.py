@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -47,16 +49,41 @@ class Geometry:
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def measure(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], sizes: tuple[int | None, int | None]) -> Geometry:
-    """Check the arguments against the formulas and find the sizes of the call.
+class Shape(NamedTuple):
+    """The data-free part of a tensor."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def shapes_of(args: tuple[torch.Tensor, ...]) -> tuple[Shape, ...]:
+    """What a call may be planned by.
 
     Raises
     ------
-    ShapeError, DTypeError, DeviceError
+    DTypeError
+        An argument is not a tensor.
+    """
+    try:
+        return tuple([Shape(a.shape, a.stride(), a.dtype, a.device) for a in args])
+    except AttributeError:
+        k, bad = next((k, a) for k, a in enumerate(args) if not isinstance(a, torch.Tensor))
+        raise DTypeError(f"argument {k} is a {type(bad).__name__}; expected a torch tensor.") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[int | None, int | None]) -> Geometry:
+    """Check the arguments' shapes against the formulas and find the sizes of the call.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, FormulaError
         Naming the argument, what came and what was expected.
     """
     found: dict[str, tuple[int, str]] = {}
-    batches: list[torch.Size] = []
+    batches: list[tuple[int, ...]] = []
     dtype: torch.dtype | None = None
     device: torch.device | None = None
     for v in variables(*(o.expr for o in outputs)):
@@ -65,8 +92,6 @@ def measure(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], sizes: 
             raise ShapeError(f"the formula uses argument {index} ({to_string(v)}) but only {len(args)} were given.")
         a = args[index]
         where = f"argument {index} ({to_string(v)})"
-        if not isinstance(a, torch.Tensor):
-            raise DTypeError(f"{where} is a {type(a).__name__}; expected a torch tensor.")
         if a.dtype not in FLOATS:
             raise DTypeError(f"{where} has dtype {a.dtype}; expected a floating dtype: convert it with .to(torch.float32).")
         if dtype is not None and a.dtype != dtype:
@@ -75,7 +100,7 @@ def measure(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], sizes: 
             raise DeviceError(f"{where} is on {a.device}, arguments before it on {device}; move them to one device.")
         dtype, device = a.dtype, a.device
         rank = 1 if axis == "p" else 2
-        if a.dim() < rank or a.shape[-1] != dim:
+        if len(a.shape) < rank or a.shape[-1] != dim:
             want = f"(..., {dim})" if axis == "p" else f"(..., {'M' if axis == 'i' else 'N'}, {dim})"
             raise ShapeError(f"{where} has shape {tuple(a.shape)}; expected {want}.")
         batches.append(a.shape[:-rank])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .kernel_base import Kernel
+from .kernel_ridge import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
@@ -18,6 +19,7 @@ from .kernels import (
     Sum,
     White,
 )
+from .ridge_plan import RidgePlan
 
 __all__ = [
     "RBF",
@@ -25,12 +27,14 @@ __all__ = [
     "Constant",
     "FormulaKernel",
     "Kernel",
+    "KernelRidge",
     "Linear",
     "Matern",
     "Periodic",
     "Polynomial",
     "Product",
     "RationalQuadratic",
+    "RidgePlan",
     "Scale",
     "Sum",
     "White",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .cg import CG
 from .cholesky import Cholesky
+from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .preconditioners import LowRankInverse, NoPreconditioner, RPCholesky
 from .solution import Progress, Solution, Status
 from .solve import solve
 
@@ -15,9 +17,13 @@ __all__ = [
     "Cholesky",
     "Dense",
     "Diagonal",
+    "InducingPoints",
     "KernelOperator",
     "LinearOperator",
+    "LowRankInverse",
+    "NoPreconditioner",
     "Progress",
+    "RPCholesky",
     "Solution",
     "Status",
     "as_operator",

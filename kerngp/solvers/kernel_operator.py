@@ -16,7 +16,7 @@ from ..engine.entries import diagonal, entries
 from ..engine.expr import Expr, Pm, Vj, variables
 from ..engine.mapreduce import map_reduce
 from ..engine.ops import concat
-from ..engine.plan import Output, measure
+from ..engine.plan import Output, measure, shapes_of
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
 from .operator import LinearOperator, Scalar, _unique
@@ -82,7 +82,7 @@ class KernelOperator(LinearOperator):
         # one tensor for one array, so that repeated arguments stay recognisable
         given: dict[int, Tensor] = {}
         self.args = tuple(given.setdefault(id(a), adopt(f"argument {k}", a)) for k, a in enumerate(args))
-        g = measure((Output(formula, SUM),), self.args, sizes or (None, None))
+        g = measure((Output(formula, SUM),), shapes_of(self.args), sizes or (None, None))
         self.formula, self.sizes, self.blocks, self.options = formula, (g.M, g.N), (p, q), options
         self.shape = (*g.batch, g.M * p, g.N * q)
         self.torch_dtype, self.device = g.dtype, g.device

@@ -84,7 +84,7 @@ def solve(
     ShapeError, DTypeError, DeviceError, OptionError
         If the arguments do not fit together.
     SolveError
-        With ``on_fail="raise"``; its argument ``solution`` holds what was found.
+        With ``on_fail="raise"``; its attribute ``solution`` holds what was found.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def solve(
         solution = replace(found[0], x=x)
     else:
         solution = problem.run(rhs.detach(), start, callback)
-    problem.judge(solution, stacklevel=3)
+    judge(solution, on_fail, stacklevel=3)
     return _delivered(solution, kind, vector)
 
 
@@ -169,14 +169,16 @@ class _Problem:
         P = self.preconditioner
         return replace(self, A=self.A.T, preconditioner=None if P is None else P.T)
 
-    def judge(self, s: Solution, stacklevel: int, what: str = "") -> None:
-        if s.status in (Status.converged, Status.stopped) or self.on_fail == "ignore":
-            return
-        if self.on_fail == "raise":
-            error = SolveError(what + s.message)
-            error.solution = s  # type: ignore[attr-defined]
-            raise error
-        warnings.warn(what + s.message, ConvergenceWarning, stacklevel=stacklevel + 1)
+
+def judge(s: Solution, on_fail: str, stacklevel: int, what: str = "") -> None:
+    """Warn or raise, as asked, about a solve that failed. ``stacklevel`` as for a warning raised here."""
+    if s.status in (Status.converged, Status.stopped) or on_fail == "ignore":
+        return
+    if on_fail == "raise":
+        error = SolveError(what + s.message)
+        error.solution = s
+        raise error
+    warnings.warn(what + s.message, ConvergenceWarning, stacklevel=stacklevel)
 
 
 class _Solve(torch.autograd.Function):
@@ -224,5 +226,5 @@ def _adjoint(problem: _Problem, g: Tensor) -> Tensor:
     else:
         found.append(problem.run(g))
         v = found[0].x
-    problem.judge(found[0], stacklevel=4, what="gradient of a solve: ")
+    judge(found[0], problem.on_fail, stacklevel=4, what="gradient of a solve: ")
     return v

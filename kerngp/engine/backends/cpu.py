@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from ...options import Options
+from ..autodiff import transpose
 from ..expr import Expr, variables
-from ..plan import Geometry, Output, Plan
+from ..plan import Geometry, Output, Plan, shapes_of
 from ..planner import Machine, Prepared, expandable, prepare
 from ..symmetry import Halved, halve
 from ..threads import parallel
 from . import reference
-from .layout import LINE, Layout, layout, shape_of
+from .layout import LINE, Layout, layout
 
 Tensor = torch.Tensor
 name = "cpu"
@@ -49,7 +50,7 @@ def run(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, opti
 
 def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) -> bool:
     """Whether these outputs run in generated code (else the reference backend serves them)."""
-    return prepare(*_normal(outputs, 0), _name(dtype), machine(), False, False) is not None
+    return prepare(_normal(outputs)[0], 0, _name(dtype), machine(), False, False) is not None
 
 
 def source(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32, target: str | None = None, expand: bool = False) -> str:
@@ -59,7 +60,7 @@ def source(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32, targ
 
     t = jit.host_target() if target is None else jit.Target.named(target)
     args = 1 + max((v.attr[0] for v in variables(*(o.expr for o in outputs))), default=-1)
-    ready = prepare(*_normal(outputs, args), _name(dtype), _machine_of(t), expand, False)
+    ready = prepare(_normal(outputs)[0], args, _name(dtype), _machine_of(t), expand, False)
     if ready is None:
         raise NotImplementedError("no generated code for these outputs")
     return render(ready.plan, t.triple)
@@ -103,25 +104,30 @@ def binary(plan: Plan) -> Binary:
 
 
 @functools.lru_cache(maxsize=4096)
-def _normal(outputs: tuple[Output, ...], args: int) -> tuple[tuple[Output, ...], int]:
-    """Outputs whose only axes are "j" and, beside others, "i": alone, "i" is "j" of the transpose."""
-    from ..autodiff import transpose
+def _normal(outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
+    """Outputs of the kernel's form, and whether i and j had to be exchanged for it.
 
-    if all(o.axis == "i" or (o.axis == "ij" and o.reduction.code == "sum") for o in outputs) and any(
-        o.axis == "i" for o in outputs
-    ):
-        outputs = tuple(Output(transpose(o.expr), o.reduction, {"i": "j", "ij": "ij"}[o.axis]) for o in outputs)
-    return outputs, args
+    The form: any reduction over j, and beside it sums over i or over both. Where everything is
+    reduced over i, that is the transpose.
+    """
+    if any(o.axis == "i" for o in outputs) and all(o.axis == "i" or o.axis == "ij" for o in outputs):
+        turned = (Output(transpose(o.expr), o.reduction, "j" if o.axis == "i" else "ij") for o in outputs)
+        return tuple(turned), True
+    return outputs, False
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_form(outputs: tuple[Output, ...]) -> bool:
+    return all(o.axis == "j" or o.reduction.code == "sum" for o in outputs)
 
 
 def _plan_call(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options) -> list | None:
-    normal, count = _normal(outputs, len(args))
-    if normal is not outputs and outputs[0].axis != normal[0].axis or any(
-        a.axis != b.axis for a, b in zip(outputs, normal, strict=True)
-    ):
+    normal, exchanged = _normal(outputs)
+    if exchanged:
         g = replace(g, M=g.N, N=g.M)
-    if any(o.axis != "j" and o.reduction.code != "sum" for o in normal):
+    if not _has_form(normal):
         return None
+    count = len(args)
     halved = _halved(normal, args, g)
     if halved is not None:
         normal, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
@@ -202,7 +208,7 @@ def _execute(
     signal = _signal(ready, args, g)
     kept = max([o.reduction.k for o in outputs])
     threads = options.threads or torch.get_num_threads()
-    lay = layout(plan, g, tuple(map(shape_of, args)), None if signal is None else shape_of(signal), kept, threads)
+    lay = layout(plan, g, shapes_of(args), None if signal is None else shapes_of((signal,))[0], kept, threads)
     ctx = lay.record.from_buffer_copy(lay.numbers)
     for slot, k in lay.bind:
         ctx[slot] = args[k].data_ptr()

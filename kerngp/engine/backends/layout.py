@@ -10,31 +10,17 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..expr import variables
-from ..plan import Geometry, Plan
+from ..plan import Geometry, Plan, Shape
 from ..render.context import Context
 
 SPLIT_ITEMS = 32  # fewer work items than this are split along j
 SUMS_BYTES = 1 << 26  # memory for column sums of all slots together
 INLINE_PAIRS = 1 << 20  # fewer pairs than this run in the calling thread
 LINE = 64  # bytes of a cache line
-
-
-class Shape(NamedTuple):
-    """The data-free part of a tensor."""
-
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
-def shape_of(a: torch.Tensor) -> Shape:
-    return Shape(a.shape, a.stride(), a.dtype, a.device)
 
 
 @dataclass(frozen=True, eq=False)
