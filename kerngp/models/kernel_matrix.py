@@ -8,7 +8,7 @@ import torch
 
 from ..engine.arrays import adopt
 from ..engine.entries import diagonal
-from ..engine.expr import Vi, Vj
+from ..engine.expr import Expr, Vi, Vj
 from ..errors import DeviceError, DTypeError, ShapeError
 from ..solvers import AddedDiagonal, KernelOperator, LinearOperator
 from .kernel_base import Arguments, Kernel, points
@@ -24,7 +24,7 @@ def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | No
     kernel : Kernel
     x, y : arrays of shape (M, D) and (N, D)
     weights : tensor of shape (M,), optional
-        With y None: the matrix w_i k(x_i, x_j) w_j, still one formula.
+        With y None: the matrix w_i k(x_i, x_j) w_j, still one formula. White noise is not multiplied.
 
     Returns
     -------
@@ -53,8 +53,23 @@ def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | No
     operator = KernelOperator(formula, args, sizes, symmetric=y is None, psd=y is None and kernel.psd)
     if parts.nugget is None or y is not None:
         return operator
-    nugget = diagonal(parts.nugget, args, sizes=sizes)[..., 0]
-    return AddedDiagonal(operator, nugget if weights is None else nugget * weights.to(a.dtype) ** 2)
+    return AddedDiagonal(operator, _at_points(parts.nugget, args, sizes))
+
+
+def white_noise(kernel: Kernel, x: Any) -> Tensor | None:
+    """What ``kernel(x)`` adds to the diagonal of ``kernel(x, x)``: a number, one for each point, or None."""
+    a = _points("x", x)
+    arguments = Arguments(2, a)
+    parts = kernel.parts(*points(a.shape[-1]), arguments)
+    if parts.nugget is None:
+        return None
+    return _at_points(parts.nugget, (a, a, *arguments.values), (a.shape[-2], a.shape[-2]))
+
+
+def _at_points(nugget: Expr, args: tuple[Tensor, ...], sizes: tuple[int, int]) -> Tensor:
+    if nugget.axes & {"i", "j"}:
+        return diagonal(nugget, args, sizes=sizes)[..., 0]
+    return diagonal(nugget, args, sizes=(1, 1)).reshape(())
 
 
 def _points(name: str, value: Any) -> Tensor:

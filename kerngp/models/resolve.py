@@ -34,10 +34,13 @@ class MatrixKernel:
     function : callable (X, Y) -> ndarray of shape (M, N)
     name : str
         For messages.
+    precomputed : bool
+        The matrix is what the user passes as X, so there are no points.
     """
 
     function: Callable[[np.ndarray, np.ndarray], np.ndarray]
     name: str
+    precomputed: bool = False
 
     def matrix(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         """The matrix in double precision.
@@ -90,7 +93,7 @@ def resolve_kernel(
     """
     if isinstance(kernel, str):
         if kernel == "precomputed":
-            return MatrixKernel(_precomputed, "kernel='precomputed'")
+            return MatrixKernel(_precomputed, "kernel='precomputed'", precomputed=True)
         return pairwise_kernel(kernel, n_features, gamma=gamma, degree=degree, coef0=coef0)
     if isinstance(kernel, Kernel):
         return kernel

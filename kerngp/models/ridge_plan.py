@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import OptionError
+from ..solvers.inducing import choose_form
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
 
@@ -135,7 +136,7 @@ def make_plan(
     memory = {
         "cholesky": square,
         "pcg": 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0),
-        "inducing": 2 * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
+        "inducing": 3 * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
     }[solver]
     fixed = memory - 8 * targets * rows * 6
     if solver in ("cholesky", "inducing") and fixed > memory_limit:
@@ -147,7 +148,9 @@ def make_plan(
             "kerngp.options.options(memory_limit=...)."
         )
     iterations = TYPICAL_ITERATIONS[solver]
-    per_iteration = 2 * rows * centers if solver == "inducing" else rows * rows
-    return RidgePlan(
-        solver, rows, features, targets, centers, rank, memory, iterations, iterations * per_iteration, reason
-    )
+    pairs = iterations * rows * rows
+    if solver == "inducing":
+        # the products are formed in every iteration (with the transpose, too), or added up once
+        once = choose_form(features, centers, targets) == "normal"
+        pairs = 2 * rows * centers * (1 if once else iterations)
+    return RidgePlan(solver, rows, features, targets, centers, rank, memory, iterations, pairs, reason)
