@@ -33,16 +33,16 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     from kerngp.engine.backends import cpu, reference
 
     counter = Launches()
-    results, run = cpu.Launch.results, reference.run
+    execute, run = cpu._execute, reference.run
 
-    def counted_results(self):
+    def counted_execute(*args, **kwargs):
         counter.cpu += 1
-        return results(self)
+        return execute(*args, **kwargs)
 
     def counted_run(*args, **kwargs):
         counter.reference += 1
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(cpu.Launch, "results", counted_results)
+    monkeypatch.setattr(cpu, "_execute", counted_execute)
     monkeypatch.setattr(reference, "run", counted_run)
     return counter

@@ -288,6 +288,8 @@ def test_equal_storage_with_another_history_is_another_variable():
 def test_overlapping_views_are_different_variables():
     z = torch.randn(M + 1, 1, D, dtype=torch.float64)
     same(LazyTensor(z[1:]) - LazyTensor(z[:-1]), z[1:] - z[:-1])
+    q = torch.randn(D, D, dtype=torch.float64)
+    same(Vi(q) - Vi(q.T), (q - q.T)[:, None, :])
 
 
 def test_numbers_do_not_change_the_formula():

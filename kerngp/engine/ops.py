@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from ..errors import FormulaError
@@ -433,7 +434,7 @@ define(Op("extract_t", 1, lambda dims, attr: attr[1], lambda a, s, n: _pad(a, s,
 
 
 def _concat(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    shape = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     return torch.cat([a.expand(*shape, a.shape[-1]), b.expand(*shape, b.shape[-1])], -1)
 
 

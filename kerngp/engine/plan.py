@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
@@ -119,8 +120,8 @@ def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[i
             raise ShapeError(f"sizes says {given} for {axis}, but {found[axis][1]} has {n} rows.")
         counts.append(n)
     try:
-        batch = torch.broadcast_shapes(*batches) if batches else ()
-    except RuntimeError:
+        batch = np.broadcast_shapes(*batches) if batches else ()
+    except ValueError:
         raise ShapeError(f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast.") from None
     M, N = counts
     for o in outputs:
@@ -189,3 +190,22 @@ class Plan:
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:
         """Where each field starts in its record."""
         return tuple(sum(f.dim for f in fields[:k]) for k in range(len(fields)))
+
+    def raw(self) -> tuple[dict[Expr, int], int]:
+        """Where a tile keeps the user's i-variables, and the number of components of its record.
+
+        Fields come first, then the mask of the rows that exist, then the variables that are not
+        fields themselves.
+        """
+        table = dict(zip(self.fields_i, self.offsets(self.fields_i), strict=True))
+        width = sum(f.dim for f in self.fields_i) + 1
+        out: dict[Expr, int] = {}
+        for v in variables(*self.fields_i):
+            if v.attr[2] != "i":
+                continue
+            if v in table:
+                out[v] = table[v]
+            else:
+                out[v] = width
+                width += v.dim
+        return out, width

@@ -37,7 +37,8 @@ def dense_rows(X: Any, name: str) -> Any:
         raise ShapeError(
             f"{name} is a sparse matrix of shape {X.shape}; as a dense array it takes "
             f"{size / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB. Reduce its columns "
-            "(for instance with TruncatedSVD) or raise the limit with kerngp.options.options(memory_limit=...)."
+            "(for instance with TruncatedSVD), or raise the limit with "
+            "kerngp.options.options(memory_limit=...)."
         )
     return X.toarray()
 

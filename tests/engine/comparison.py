@@ -45,7 +45,8 @@ def arguments(
         size = 0.4 + 0.6 * torch.rand(shape, dtype=torch.float64)
         sign = 1.0 if positive else torch.randint(0, 2, shape).double() * 2 - 1
         out[index] = (scale * size * sign).to(dtype)
-    return tuple(out.get(k, torch.zeros(0, dtype=dtype)) for k in range(1 + max(out, default=-1)))
+    # positions no variable reads hold something harmless
+    return tuple(out.get(k, torch.zeros(1, dtype=dtype)) for k in range(1 + max(out, default=-1)))
 
 
 def exact(

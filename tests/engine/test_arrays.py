@@ -47,7 +47,16 @@ def test_field_of_a_record_array():
     assert adopt("x", a["u"]).tolist() == [1, 2, 3, 4]
 
 
-def test_read_only_memory_without_warning_or_copy(tmp_path):
+@pytest.fixture
+def _every_warning():
+    """torch tells of read-only memory once in a process; the tests want to hear it each time."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+def test_read_only_memory_without_warning_or_copy(tmp_path, _every_warning):
     a = np.arange(5.0)
     a.setflags(write=False)
     np.save(tmp_path / "a.npy", np.arange(5.0))

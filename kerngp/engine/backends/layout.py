@@ -174,7 +174,7 @@ class _Draft:
             start, at = at, at + _aligned(size)
             return start
 
-        width_i = sum(f.dim for f in plan.fields_i) + 1
+        _, width_i = plan.raw()
         self.put("x", take(self.tiles * width_i * self.height * real))
         self.put("p", take(sum(f.dim for f in plan.fields_p) * s.width * real))
         if any(t.signal for t in plan.tasks):

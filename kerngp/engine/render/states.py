@@ -278,33 +278,32 @@ class KMinState(State):
                 with e.if_then(e.any(passed), likely=False):
                     for r in range(self.rows):
                         e.store_vec(f.cells[r][0], self.buffer, r * e.width)
-                    for r in range(self.rows):
-                        self._insert_lanes(passed.cells[r][0], d, r, column_number(e, j, n))
+                    self._insert_lanes(passed, d, column_number(e, j, n))
                     self.bound[d].set(self.load(tile.c, d))
 
-    def _insert_lanes(self, passed: Any, d: int, r: int, column: Any) -> None:
-        """Insert the values of the set lanes of vector r, lowest lane first."""
+    def _insert_lanes(self, passed: Block, d: int, column: Any) -> None:
+        """Insert the values of the rows whose bit is set, smallest row first; at least one is."""
         assert self.tile is not None
         e = self.e
         b = e.builder
-        lanes = b.zext(b.bitcast(passed, ir.IntType(e.width)), I64)
-        with e.if_then(b.icmp_unsigned("!=", lanes, e.k(0))):
-            before = b.block
-            head = b.append_basic_block("lanes")
-            done = b.append_basic_block("lanes.done")
-            b.branch(head)
-            b.position_at_end(head)
-            left = b.phi(I64)
-            left.add_incoming(lanes, before)
-            lane = b.cttz(left, ir.Constant(I1, 1))
-            row = e.index_add(lane, r * e.width)
-            value = e.load_scalar(self.buffer, row)
-            at = e.index_add(row, d * self.height)
-            self._insert(at, value, column, e.ptr(self.tile.c, at))
-            rest = b.and_(left, e.index_sub(left, 1))
-            left.add_incoming(rest, b.block)
-            b.cbranch(b.icmp_unsigned("!=", rest, e.k(0)), head, done)
-            b.position_at_end(done)
+        rows = e.k(0)
+        for r, mask in enumerate(passed):
+            lanes = b.zext(b.bitcast(mask, ir.IntType(e.width)), I64)
+            rows = b.or_(rows, b.shl(lanes, e.k(r * e.width)))
+        before = b.block
+        head = b.append_basic_block("rows")
+        done = b.append_basic_block("rows.done")
+        b.branch(head)
+        b.position_at_end(head)
+        left = b.phi(I64)
+        left.add_incoming(rows, before)
+        row = b.cttz(left, ir.Constant(I1, 1))
+        at = e.index_add(row, d * self.height)
+        self._insert(at, e.load_scalar(self.buffer, row), column, e.ptr(self.tile.c, at))
+        rest = b.and_(left, e.index_sub(left, 1))
+        left.add_incoming(rest, b.block)
+        b.cbranch(b.icmp_unsigned("!=", rest, e.k(0)), head, done)
+        b.position_at_end(done)
 
     def _insert(self, row: Any, value: Any, column: Any, limit: Pointer) -> None:
         """Shift larger entries up by one, then put the new one; equal entries stay before it."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..expr import Expr, postorder
+from ..expr import Expr, postorder, variables
 from ..plan import Plan, Task
 from .context import Context
 from .llvm import F64, I64, Block, Emitter, Pointer, pointer
@@ -75,34 +75,33 @@ class _Function:
     def number(self, d: Component) -> Any:
         return d.value if isinstance(d, Index) else self.e.k(d)
 
-    def rows_leaf(self, batch: Any, rows: list[list[Any]]) -> Callable[[Expr, Component], Block]:
-        """Components of the user's variables at given rows: one vector for each list of row numbers."""
+    def start(self, v: Expr, batch: Any) -> tuple[Pointer, Any]:
+        """The user's array of a variable and the index of its first element in a batch element."""
+        k = v.attr[0]
+        base = self.address(self.get(self.ctx.arg(k, "address")), self.e.elem)
+        return base, self.e.load_scalar(self.address(self.get(self.ctx.arg(k, "offsets")), I64), batch)
+
+    def stride(self, v: Expr, name: str) -> Any:
+        return self.get(self.ctx.arg(v.attr[0], name))
+
+    def parameter(self, v: Expr, d: Component, batch: Any) -> Block:
+        """A component of one of the user's parameters."""
         e = self.e
+        base, start = self.start(v, batch)
+        return Block([[e.load_splat(base, e.index_add(start, e.index_mul(self.number(d), self.stride(v, "inner"))))]])
 
-        def leaf(v: Expr, d: Component) -> Block:
-            k, _, axis = v.attr
-            base = self.address(self.get(self.ctx.arg(k, "address")), e.elem)
-            start = e.load_scalar(self.address(self.get(self.ctx.arg(k, "offsets")), I64), batch)
-            start = e.index_add(start, e.index_mul(self.number(d), self.get(self.ctx.arg(k, "inner"))))
-            if axis == "p":
-                return Block([[e.load_splat(base, start)]])
-            stride = self.get(self.ctx.arg(k, "row"))
-            vectors = []
-            for lanes in rows:
-                vector = e.undefined()
-                for lane, row in enumerate(lanes):
-                    at = e.index_add(start, e.index_mul(row, stride))
-                    vector = e.insert(vector, e.load_scalar(base, at), lane)
-                vectors.append([vector])
-            return Block(vectors)
+    def gather(self, v: Expr, batch: Any, first: Any, count: int, last: Any, put: Callable[[Any, Any, Any], None]) -> None:
+        """Read rows first, ..., first + count - 1 of a variable; rows beyond ``last`` repeat it.
 
-        return leaf
-
-    def lanes(self, first: Any, count: Any, vectors: int) -> list[list[Any]]:
-        """Numbers of ``vectors * width`` rows from ``first``, the last valid one repeated."""
+        ``put(row of the tile, component, scalar)`` receives them. Plain loops: this is linear work.
+        """
         e = self.e
-        last = e.index_sub(count, 1)
-        return [[e.imin(e.index_add(first, r * e.width + lane), last) for lane in range(e.width)] for r in range(vectors)]
+        base, start = self.start(v, batch)
+        with e.loop(0, count) as row:
+            at = e.index_mul(e.imin(e.index_add(first, row), last), self.stride(v, "row"))
+            at = e.index_add(start, at)
+            with e.loop(0, v.dim) as d:
+                put(row, d, e.load_scalar(base, e.index_add(at, e.index_mul(d, self.stride(v, "inner")))))
 
 
 class _Pack(_Function):
@@ -123,19 +122,53 @@ class _Pack(_Function):
         with e.loop(e.arg("lo"), e.arg("hi")) as item:
             batch = e.builder.sdiv(item, per_batch)
             first = e.index_mul(e.index_sub(item, e.index_mul(batch, per_batch)), e.width)
-            rows = self.lanes(first, n, 1)
-            low = Lowering(e, self.rows_leaf(batch, rows), lambda axes: (1, 1))
+            count = e.imin(e.index_sub(n, first), e.width)
             out = self.address(self.head("records"), e.elem)
-            out = e.ptr(out, e.index_mul(batch, self.head("records_batch")))
-            for f, offset in zip(plan.fields_j, Plan.offsets(plan.fields_j), strict=True):
-                def put(d: Component, value: Block, offset: int = offset) -> None:
-                    column = e.index_add(self.number(d), offset)
-                    for lane, row in enumerate(rows[0]):
-                        at = e.index_add(e.index_mul(row, width), column)
-                        e.store_scalar(e.extract(value.cell, lane), out, at)
-
-                low.each(f, put)
+            out = e.ptr(out, e.index_add(e.index_mul(batch, self.head("records_batch")), e.index_mul(first, width)))
+            self._copies(batch, first, count, out, width)
+            self._formulas(batch, first, count, out, width)
         e.finish()
+
+    def _copies(self, batch: Any, first: Any, count: Any, out: Pointer, width: int) -> None:
+        """Fields that are variables."""
+        e = self.e
+        for f, offset in zip(self.plan.fields_j, Plan.offsets(self.plan.fields_j), strict=True):
+            if f.op == "var":
+                def put(row: Any, d: Any, value: Any, offset: int = offset) -> None:
+                    e.store_scalar(value, out, e.index_add(e.index_mul(row, width), e.index_add(d, offset)))
+
+                self.gather(f, batch, first, count, e.index_sub(self.head("N"), 1), put)
+
+    def _formulas(self, batch: Any, first: Any, count: Any, out: Pointer, width: int) -> None:
+        """Fields to be computed: a vector of rows at a time, from a transposed copy of their variables."""
+        e, plan = self.e, self.plan
+        computed = [f for f in plan.fields_j if f.op != "var"]
+        if not computed:
+            return
+        raw: dict[Expr, Pointer] = {}
+        for v in variables(*computed):
+            if v.attr[2] == "j":
+                raw[v] = e.alloca(v.dim * e.width)
+
+                def put(row: Any, d: Any, value: Any, v: Expr = v) -> None:
+                    e.store_scalar(value, raw[v], e.index_add(e.index_mul(d, e.width), row))
+
+                self.gather(v, batch, first, e.width, e.index_sub(self.head("N"), 1), put)
+
+        def leaf(v: Expr, d: Component) -> Block:
+            if v.attr[2] == "p":
+                return self.parameter(v, d, batch)
+            return Block([[e.load_vec(raw[v], e.index_mul(self.number(d), e.width))]])
+
+        low = Lowering(e, leaf, lambda axes: (1, 1))
+        for f, offset in zip(plan.fields_j, Plan.offsets(plan.fields_j), strict=True):
+            if f.op == "var":
+                continue
+            values = e.alloca(f.dim * e.width)
+            low.each(f, lambda d, value, values=values: e.store_vec(value, values, e.index_mul(self.number(d), e.width)))
+            with e.loop(0, count) as row, e.loop(0, f.dim) as d:
+                value = e.load_scalar(values, e.index_add(e.index_mul(d, e.width), row))
+                e.store_scalar(value, out, e.index_add(e.index_mul(row, width), e.index_add(d, offset)))
 
 
 class _Kernel(_Function):
@@ -230,30 +263,47 @@ class _Kernel(_Function):
     def _fields_p(self) -> None:
         e = self.e
         self.p = self.bytes(self.scratch, self.head("p"), e.elem)
-        low = Lowering(e, self.rows_leaf(self.batch, []), lambda axes: (1, 1))
+        low = Lowering(e, lambda v, d: self.parameter(v, d, self.batch), lambda axes: (1, 1))
         for f, offset in zip(self.plan.fields_p, self.off_p, strict=True):
             low.each(f, lambda d, value, offset=offset: e.store_vec(
                 value, self.p, e.index_mul(e.index_add(self.number(d), offset), e.width)))  # fmt: skip
 
     def _x(self, t: Any) -> Pointer:
         e = self.e
-        return e.ptr(self.bytes(self.scratch, self.head("x"), e.elem), e.index_mul(t, self.width_i * self.height))
+        return e.ptr(self.bytes(self.scratch, self.head("x"), e.elem), e.index_mul(t, self.plan.raw()[1] * self.height))
 
     def _fields_i(self, t: Any, i0: Any) -> None:
+        """The record of a tile: [component][row], first the user's variables, then what is made of them."""
         e, x = self.e, self._x(t)
-        rows = self.lanes(i0, self.head("M"), self.rows)
-        low = Lowering(e, self.rows_leaf(self.batch, rows), lambda axes: (self.rows if "i" in axes else 1, 1))
+        last = e.index_sub(self.head("M"), 1)
+        raw, _ = self.plan.raw()
+        for v, offset in raw.items():
+            def copy(row: Any, d: Any, value: Any, offset: int = offset) -> None:
+                e.store_scalar(value, x, e.index_add(e.index_mul(e.index_add(d, offset), self.height), row))
 
-        def put(d: Component, value: Block, offset: int) -> None:
-            start = e.index_mul(e.index_add(self.number(d), offset), self.height)
-            for r, cell in enumerate(e.expand(value, (self.rows, 1))):
-                e.store_vec(cell, x, e.index_add(start, r * e.width))
+            self.gather(v, self.batch, i0, self.height, last, copy)
 
+        def leaf(v: Expr, d: Component) -> Block:
+            return self.parameter(v, d, self.batch) if v.attr[2] == "p" else self._load_x(x, e.index_add(self.number(d), raw[v]))
+
+        low = Lowering(e, leaf, lambda axes: (self.rows if "i" in axes else 1, 1))
         for f, offset in zip(self.plan.fields_i, self.off_i, strict=True):
-            low.each(f, lambda d, value, offset=offset: put(d, value, offset))
+            if f.op != "var":
+                low.each(f, lambda d, value, offset=offset: self._store_x(value, x, e.index_add(self.number(d), offset)))
         if self.column_tasks:
             ones = [[e.select(self._exists(i0, r), e.const(1.0), e.const(0.0)).cell] for r in range(self.rows)]
-            put(0, Block(ones), self.width_i - 1)
+            self._store_x(Block(ones), x, e.k(self.width_i - 1))
+
+    def _load_x(self, x: Pointer, component: Any) -> Block:
+        e = self.e
+        start = e.index_mul(component, self.height)
+        return Block([[e.load_vec(x, e.index_add(start, r * e.width), self._align())] for r in range(self.rows)])
+
+    def _store_x(self, value: Block, x: Pointer, component: Any) -> None:
+        e = self.e
+        start = e.index_mul(component, self.height)
+        for r, cell in enumerate(e.expand(value, (self.rows, 1))):
+            e.store_vec(cell, x, e.index_add(start, r * e.width))
 
     def _exists(self, i0: Any, r: int) -> Block:
         """Mask of the lanes of vector r whose row is below M."""
@@ -284,8 +334,7 @@ class _Kernel(_Function):
         self.cache: dict[tuple[Expr, Component], Block] = {}
 
         def from_x(v: Expr, d: Component) -> Block:
-            start = e.index_mul(e.index_add(self.number(d), self.off_i[v.attr[0]]), self.height)
-            return Block([[e.load_vec(x, e.index_add(start, r * e.width), self._align())] for r in range(self.rows)])
+            return self._load_x(x, e.index_add(self.number(d), self.off_i[v.attr[0]]))
 
         def from_p(v: Expr, d: Component) -> Block:
             at = e.index_mul(e.index_add(self.number(d), self.off_p[v.attr[0]]), e.width)
@@ -301,7 +350,10 @@ class _Kernel(_Function):
                 room -= cost
                 for d in range(v.dim):
                     self.cache[v, d] = self.sources[v.attr[2]](v, d)
-        self.valid = from_x_mask(self, x) if self.column_tasks else None
+        self.valid = None
+        if self.column_tasks:
+            flags = self._load_x(x, e.k(self.width_i - 1))
+            self.valid = e.map(lambda m: e.builder.sext(m, e.int), e.gt(flags, 0.5))
 
     def _align(self) -> int:
         return 4 if self.plan.dtype == "float32" else 8
@@ -466,14 +518,6 @@ class _Kernel(_Function):
     def _plane(self, split: Any) -> Any:
         """Number of the (split, batch) plane of an output."""
         return self.e.index_add(self.e.index_mul(split, self.head("batches")), self.batch)
-
-
-def from_x_mask(kernel: _Kernel, x: Pointer) -> Block:
-    """All bits set in the lanes of rows that exist, none in the others."""
-    e = kernel.e
-    start = (kernel.width_i - 1) * kernel.height
-    flags = Block([[e.load_vec(x, start + r * e.width, kernel._align())] for r in range(kernel.rows)])
-    return e.map(lambda m: e.builder.sext(m, e.int), e.gt(flags, 0.5))
 
 
 class SignalState(State):
