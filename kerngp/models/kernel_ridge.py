@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -301,7 +302,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             value = getattr(self, name)
             if value is None and name == "gamma":
                 continue
-            if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value):
+            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise OptionError(f"{name}={value!r}; expected a finite number.")
             if least is not None and value < least:
                 raise OptionError(f"{name}={value!r}; expected a number >= 0.")

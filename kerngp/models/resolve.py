@@ -38,7 +38,7 @@ class MatrixKernel:
         The matrix is what the user passes as X, so there are no points.
     """
 
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    function: Callable[[np.ndarray, np.ndarray], Any]
     name: str
     precomputed: bool = False
 

@@ -53,7 +53,7 @@ def check_weights(sample_weight: Any, rows: int) -> np.ndarray:
     """
     if isinstance(sample_weight, Real):
         sample_weight = np.full(rows, float(sample_weight))
-    w = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    w = check_array(sample_weight, ensure_2d=False, dtype="float64", input_name="sample_weight")
     if w.shape != (rows,):
         raise ShapeError(
             f"sample_weight has shape {w.shape}; expected ({rows},), one weight for each row of X."

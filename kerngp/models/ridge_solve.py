@@ -27,6 +27,7 @@ from ..solvers import (
     RPCholesky,
     Solution,
     Status,
+    cast,
     identity,
     solve,
 )
@@ -102,8 +103,7 @@ def solve_ridge(
         if plan.solver == "cholesky":
             return _cholesky(A, targets)
         recipe = RPCholesky(plan.rank, random_state=seed) if plan.rank and alpha > 0 else None
-        s = solve(A, targets, CG(tol, max_iter), preconditioner=recipe, callback=callback, on_fail="ignore")
-        return s.x, s
+        return _iterate(A, targets, CG(tol, max_iter), recipe, callback)
 
     x, solutions = _by_alpha(p.alpha, Y, one)
     for s in solutions:
@@ -111,6 +111,20 @@ def solve_ridge(
     coef = np.zeros(p.Y.shape)
     coef[rows] = x.cpu().numpy() if scale is None else x.cpu().numpy() * scale[:, None]
     return RidgeResult(coef, p.X, solutions)
+
+
+def _iterate(
+    A: LinearOperator, Y: Tensor, method: CG, recipe: RPCholesky | None, callback: Callback
+) -> tuple[Tensor, Solution]:
+    """Conjugate gradients; where float32 products cannot reach the tolerance, float64 ones go on."""
+    P = recipe.build(A) if recipe else None
+    s = solve(A, Y, method, preconditioner=P, callback=callback, on_fail="ignore")
+    if s.status is not Status.stagnated or A.torch_dtype == torch.float64:
+        return s.x, s
+    A = cast(A, torch.float64)
+    t = solve(A, Y, method, preconditioner=P, x0=s.x, callback=callback, on_fail="ignore")
+    both = replace(t, iterations=s.iterations + t.iterations, products=s.products + t.products)
+    return t.x, replace(both, history=torch.cat([s.history, t.history]))
 
 
 def _inducing(
@@ -167,16 +181,15 @@ def _by_alpha(
     alphas: np.ndarray, Y: Tensor, one: Callable[[float, Tensor], tuple[Tensor, Solution]]
 ) -> tuple[Tensor, list[Solution]]:
     """Targets with the same alpha are solved together."""
-    x, solutions = None, []
+    parts, columns, solutions = [], [], []
     for alpha in dict.fromkeys(alphas.tolist()):
-        columns = torch.from_numpy(np.flatnonzero(alphas == alpha)).to(Y.device)
-        part, s = one(alpha, Y[:, columns])
-        if x is None:
-            x = part.new_zeros((part.shape[0], Y.shape[1]))
-        x[:, columns] = part
+        chosen = np.flatnonzero(alphas == alpha)
+        x, s = one(alpha, Y[:, torch.from_numpy(chosen).to(Y.device)])
+        parts.append(x)
+        columns.append(chosen)
         solutions.append(s)
-    assert x is not None
-    return x, solutions
+    order = torch.from_numpy(np.argsort(np.concatenate(columns))).to(Y.device)
+    return torch.cat(parts, -1)[:, order], solutions
 
 
 def _cholesky(A: LinearOperator, Y: Tensor) -> tuple[Tensor, Solution]:
