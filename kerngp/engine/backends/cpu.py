@@ -29,6 +29,7 @@ from .layout import LINE, Layout, layout
 Tensor = torch.Tensor
 name = "cpu"
 
+WIDE = 16  # components of an output from which it has a pass of its own
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
@@ -40,12 +41,24 @@ def run(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, opti
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
     if 0 in (g.M, g.N, *g.batch):
         return reference.run(outputs, args, g, options.memory_limit)
-    call = _plan_call(outputs, args, g, options)
-    if call is None:
-        if len(outputs) > 1:
-            return [r for o in outputs for r in run((o,), args, g, options)]
-        return reference.run(outputs, args, g, options.memory_limit)
-    return call
+    results: dict[int, tuple[Tensor, ...]] = {}
+    for group in passes(outputs):
+        found = _plan_call(tuple([outputs[k] for k in group]), args, g, options)
+        if found is None:  # not in one pass: each alone, and what has no generated code by the definition
+            found = [
+                (_plan_call((outputs[k],), args, g, options) or reference.run((outputs[k],), args, g, options.memory_limit))[0]
+                for k in group
+            ]
+        results.update(zip(group, found, strict=True))
+    return [results[k] for k in range(len(outputs))]
+
+
+@functools.lru_cache(maxsize=4096)
+def passes(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
+    """Which outputs share a pass: all narrow ones; wide ones go alone, where columns have their own scheme."""
+    narrow = tuple(k for k, o in enumerate(outputs) if o.expr.dim <= WIDE)
+    wide = tuple((k,) for k, o in enumerate(outputs) if o.expr.dim > WIDE)
+    return ((narrow,) if narrow else ()) + wide
 
 
 def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) -> bool:
