@@ -238,7 +238,8 @@ def _ifelse(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _clamp(a: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> torch.Tensor:
-    return torch.minimum(torch.maximum(a, lo), hi)
+    a = torch.where(a < lo, lo, a)  # comparisons: a limit that is NaN does not limit
+    return torch.where(a > hi, hi, a)
 
 
 def _code_clamp(t, a, lo, hi):
