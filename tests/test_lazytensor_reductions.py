@@ -402,3 +402,61 @@ x, y = torch.randn(4, 3), torch.randn(6, 3)
 def test_mismatches_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# ---------------------------------------------------------------- solving
+
+
+@pytest.mark.parametrize("numpy", [False, True], ids=["torch", "numpy"])
+def test_solve(numpy):
+    x = torch.randn(40, 2, dtype=torch.float64)
+    b = torch.randn(40, 2, dtype=torch.float64)
+    dense = torch.exp(-torch.cdist(x, x).square()) + 0.3 * torch.eye(40, dtype=torch.float64)
+    expected = torch.linalg.solve(dense, b)
+    if numpy:
+        x, b = x.numpy(), b.numpy()
+    K = (-Vi(x).sqdist(Vj(x))).exp()
+    for rhs, answer in (
+        (b, expected),
+        (b[:, 0], expected[:, 0]),
+        (Vi(b), expected),
+        (LazyTensor(b[:, None]), expected),
+    ):
+        got = K.solve(rhs, alpha=0.3, eps=1e-10)
+        assert isinstance(got, np.ndarray if numpy else torch.Tensor)
+        torch.testing.assert_close(torch.as_tensor(got), answer, rtol=1e-7, atol=1e-8)
+
+
+def test_solve_is_differentiable():
+    x = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(12, 1, dtype=torch.float64, requires_grad=True)
+    (-Vi(x).sqdist(Vj(x))).exp().solve(b, alpha=0.5, eps=1e-12).square().sum().backward()
+    got = x.grad, b.grad
+    x, b = (t.detach().requires_grad_() for t in (x, b))
+    D = (x[:, None] - x[None]).square().sum(-1)
+    torch.linalg.solve(torch.exp(-D) + 0.5 * torch.eye(12, dtype=torch.float64), b).square().sum().backward()
+    torch.testing.assert_close(got, (x.grad, b.grad), rtol=1e-7, atol=1e-8)
+
+
+def test_operator():
+    x, y = points()
+    K, dense = gaussian(x, y)
+    b = torch.randn(N, 2, dtype=torch.float64)
+    agree(K.operator() @ b, dense @ b)
+    agree(K.operator().T.dense(), dense.T)
+    with pytest.raises(ShapeError, match="an operator needs scalar entries"):
+        (Vi(x) - Vj(y)).operator()
+
+
+def test_bad_solves():
+    x, _ = points()
+    K, _ = gaussian(x, x)
+    b = torch.ones(M, 1, dtype=torch.float64)
+    with pytest.raises(OptionError, match="alpha=-1"):
+        K.solve(b, alpha=-1)
+    with pytest.raises(FormulaError, match="right-hand side is a formula"):
+        K.solve(Vi(b) * 2)
+    with pytest.raises(FormulaError, match="var="):
+        K.solve(b, var=Vj(1, 1))
+    with pytest.raises(ShapeError):
+        K.solve(b[:-1])

@@ -230,6 +230,8 @@ class LazyTensor:
         """Euclidean norm of each vector; gradient 0 at the origin."""
     def normalize(self) -> LazyTensor:
         """Each vector divided by its norm; 0 at the origin."""
+    def operator(self, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
+        """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
     def pow(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
@@ -258,6 +260,19 @@ class LazyTensor:
         """Elementwise: -1, 0 or 1."""
     def sin(self) -> LazyTensor:
         """Elementwise: sin(a)."""
+    def solve(
+        self,
+        other: Any,
+        var: None = None,
+        call: bool = True,
+        *,
+        alpha: float = 1e-10,
+        eps: float = 1e-06,
+        max_iter: int = 1000,
+        preconditioner: Any = None,
+        **settings: Any,
+    ) -> Any:
+        """x with (K + alpha I) x = b, for a symmetric positive definite K; differentiable."""
     def sqdist(self, other: Any) -> LazyTensor:
         """Squared Euclidean distance."""
     def sqnorm2(self) -> LazyTensor:

@@ -1,4 +1,4 @@
-"""Methods of LazyTensor made from the engine's tables: one for each elementwise op and each reduction."""
+"""Methods that LazyTensor gets from outside its class: from tables, and from above the solvers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
+from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
 
 
@@ -24,6 +25,8 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
+    for f in (operator, solve):
+        setattr(LazyTensor, f.__name__, f)
 
 
 def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:
