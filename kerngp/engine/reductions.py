@@ -4,8 +4,8 @@ A reduction folds values f_ij (vectors, componentwise) over j through a *state*.
 states of two halves is the law that tiling, threads, splitting of j and distribution stand on.
 The tensor functions below are the definition; ``code`` holds what a code generator needs.
 
-NaN and infinities: sums and logsumexp propagate them. The selecting reductions (min, k-min and
-their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
+NaN and infinities: sums and logsumexp propagate them (logsumexp of a row with +inf is +inf, NaN
+or not). The selecting reductions (min, k-min and their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
 other entry yields that infinity and index -1.
 """
 
@@ -88,7 +88,7 @@ def _identity(r: Reduction, s: State) -> tuple[Tensor, ...]:
 
 
 def _lse_tile(r: Reduction, f: Tensor, j0: int) -> State:
-    m = f.amax(-2) if f.shape[-2] else f.new_full((*f.shape[:-2], f.shape[-1]), -torch.inf)
+    m = f.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(-2) if f.shape[-2] else f.new_full((*f.shape[:-2], f.shape[-1]), -torch.inf)
     shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
     return m, torch.exp(f - shift.unsqueeze(-2)).sum(-2, dtype=torch.float64)
 
@@ -182,6 +182,12 @@ def with_k(r: Reduction, k: int) -> Reduction:
     """A k-min reduction with its k."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise FormulaError(f"{r.name}: k={k!r} is not a positive integer.")
+    return _sized(r, k)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sized(r: Reduction, k: int) -> Reduction:
+    """One object for each k: reductions are compared by identity, and plans are remembered by them."""
     return replace(r, k=k)
 
 
