@@ -6,6 +6,7 @@ from .cg import CG
 from .cholesky import Cholesky
 from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
+from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
 from .preconditioners import LowRankInverse, NoPreconditioner, RPCholesky
 from .solution import Progress, Solution, Status
@@ -19,6 +20,7 @@ __all__ = [
     "Diagonal",
     "InducingPoints",
     "KernelOperator",
+    "KernelSolve",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
@@ -29,5 +31,6 @@ __all__ = [
     "as_operator",
     "cast",
     "identity",
+    "kernel_solve",
     "solve",
 ]

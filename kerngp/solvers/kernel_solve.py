@@ -1,0 +1,205 @@
+"""Kernel linear systems from a formula: (alpha I + K) a = b."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..engine.arrays import adopt, kind_of, restore
+from ..engine.autodiff import transpose, vjp
+from ..engine.expr import Expr, const, postorder, variables
+from ..engine.ops import concat, value_of, zero
+from ..errors import FormulaError, OptionError, ShapeError
+from .cg import CG
+from .kernel_operator import KernelOperator
+from .operator import LinearOperator, identity, require_square
+from .solution import Progress
+from .solve import Recipe, solve
+
+Tensor = torch.Tensor
+
+
+def kernel_solve(
+    K: LinearOperator,
+    b: Any,
+    alpha: float | Tensor = 1e-10,
+    eps: float = 1e-6,
+    *,
+    max_iter: int = 2000,
+    preconditioner: LinearOperator | Recipe | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    on_fail: str = "warn",
+) -> Any:
+    """The solution a of (alpha I + K) a = b, by conjugate gradients.
+
+    It always returns: after ``max_iter`` iterations at the latest, and at once if b holds a NaN.
+
+    Parameters
+    ----------
+    K : LinearOperator of shape (*batch, N, N), symmetric, positive semi-definite
+    b : array of shape (N,), (N, E) or (*batch, N, E)
+    alpha : float or tensor with one element
+        At least 0.
+    eps : float
+        Relative residual at which to stop.
+    max_iter, preconditioner, callback, on_fail
+        As for `CG` and `solve`; use those directly to learn how the solve went.
+
+    Returns
+    -------
+    array like b; differentiable in b, in alpha and in everything K is made of.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kerngp.solvers import Dense
+    >>> kernel_solve(Dense(torch.eye(2), psd=True), torch.tensor([2.0, 4.0]), alpha=1.0)
+    tensor([1., 2.])
+    """
+    require_square(K, "kernel_solve")
+    if not alpha >= 0:
+        raise OptionError(f"alpha={alpha!r}: expected a number of at least 0.")
+    A = K + alpha * identity(K.shape[-1], device=K.device)
+    method = CG(tol=eps, max_iter=max_iter)
+    return solve(A, b, method, preconditioner=preconditioner, callback=callback, on_fail=on_fail).x
+
+
+class KernelSolve:
+    """A kernel linear system as a function of its arrays, in the manner of KeOps.
+
+    The formula is that of the product K b, linear in the variable b; calling the object solves
+    (alpha I + K) a = b for a, b being the array given for that variable.
+
+    Parameters
+    ----------
+    formula : Expr
+    index : int
+        Which variable is b: its position among the arguments.
+    axis : {1, 0}
+        1 if the product sums over j (b is a j-variable), 0 if it sums over i.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kerngp.engine.expr import Vi, Vj
+    >>> from kerngp.engine.ops import exp, sqdist
+    >>> formula = exp(-sqdist(Vi(0, 2), Vj(1, 2))) * Vj(2, 1)
+    >>> x, b = torch.rand(50, 2), torch.rand(50, 1)
+    >>> a = KernelSolve(formula, 2)(x, x, b, alpha=0.1)
+    >>> a.shape
+    torch.Size([50, 1])
+    """
+
+    def __init__(self, formula: Expr, index: int, axis: int = 1):
+        if not isinstance(formula, Expr):
+            raise FormulaError(f"formula is a {type(formula).__name__}; expected an Expr.")
+        if axis not in (0, 1):
+            raise OptionError(f"axis={axis!r}: expected 1 (the sum goes over j) or 0 (over i).")
+        self.formula, self.index, self.axis = formula, index, axis
+        self.matrix, self.blocks = matrix_of(formula if axis == 1 else transpose(formula), index)
+
+    def __call__(
+        self,
+        *args: Any,
+        alpha: float | Tensor = 1e-10,
+        eps: float = 1e-6,
+        max_iter: int = 2000,
+        preconditioner: LinearOperator | Recipe | None = None,
+        callback: Callable[[Progress], Any] | None = None,
+        on_fail: str = "warn",
+    ) -> Any:
+        """Solve, with ``args`` the arrays of all variables in order; see `kernel_solve` for the rest.
+
+        Returns
+        -------
+        array like the one given for b; differentiable in all arrays and in alpha.
+        """
+        if len(args) <= self.index:
+            raise ShapeError(f"got {len(args)} arrays, but the right-hand side is number {self.index}.")
+        b = args[self.index]
+        tensors = _adopted(args)
+        target = tensors[self.index]
+        q = self.blocks[1]
+        operator = KernelOperator(
+            self.matrix, tensors, self._sizes(tensors), symmetric=True, psd=True, blocks=self.blocks
+        )
+        # a row of b is one block of unknowns, or (for a scalar kernel) one unknown in several systems
+        rhs = target if q == 1 else target.reshape(*target.shape[:-2], -1)
+        found = kernel_solve(
+            operator,
+            rhs if q == 1 else rhs.unsqueeze(-1),
+            alpha,
+            eps,
+            max_iter=max_iter,
+            preconditioner=preconditioner,
+            callback=callback,
+            on_fail=on_fail,
+        )
+        return restore(found if q == 1 else found.reshape(target.shape), kind_of(b))
+
+    def _sizes(self, tensors: Sequence[Tensor]) -> tuple[int, int]:
+        n = tensors[self.index].shape[-2]
+        return n, n
+
+
+def _adopted(args: Sequence[Any]) -> tuple[Tensor, ...]:
+    given: dict[int, Tensor] = {}
+    return tuple(given.setdefault(id(a), adopt(f"argument {k}", a)) for k, a in enumerate(args))
+
+
+def matrix_of(formula: Expr, index: int) -> tuple[Expr, tuple[int, int]]:
+    """The entries K_ij of a product formula that is linear in variable ``index``: (formula, blocks).
+
+    A scalar kernel times b has 1 x 1 blocks, however many columns b has.
+
+    Raises
+    ------
+    FormulaError
+        If there is no such j-variable, or the formula is not linear in it.
+    """
+    found = [v for v in variables(formula) if v.attr[0] == index]
+    if not found:
+        raise FormulaError(f"variable {index} does not occur in the formula {formula!r}.")
+    b = found[0]
+    if b.attr[2] != "j":
+        raise FormulaError(
+            f"variable {index} is {b!r}; the right-hand side must be indexed by the axis of the sum."
+        )
+    if formula.dim != b.dim:
+        raise FormulaError(
+            f"the formula has dim {formula.dim}, the right-hand side {b.dim}; they must be equal."
+        )
+    if formula.op == "mul":
+        for k, other in (formula.args, formula.args[::-1]):
+            if other is b and k.dim == 1 and b not in variables(k):
+                return k, (1, 1)
+    if not _is_linear(formula, b):
+        raise FormulaError(f"the formula {formula!r} is not linear in variable {index}.")
+    q, rows = b.dim, []
+    for c in range(q):
+        (row,) = vjp(formula[c] if q > 1 else formula, const(1.0), (b,))
+        rows.append(zero(q) if row is None else row)
+    return concat(*rows), (q, q)
+
+
+_MOVES = ("neg", "sum", "expand", "elem", "elem_t", "extract", "extract_t", "concat", "add", "sub")
+
+
+def _is_linear(formula: Expr, b: Expr) -> bool:
+    """Whether the formula is linear in b by its form: sums and moves of products with exactly one b in each."""
+    linear: dict[Expr, bool | None] = {}  # None: does not depend on b
+    for e in postorder(formula):
+        kinds = [linear[a] for a in e.args]
+        if e is b:
+            linear[e] = True
+        elif all(k is None for k in kinds):
+            linear[e] = None
+        elif e.op in _MOVES:
+            linear[e] = all(k or (k is None and value_of(a) == 0.0) for k, a in zip(kinds, e.args))
+        elif e.op == "mul":
+            linear[e] = None in kinds and True in kinds
+        else:
+            linear[e] = e.op == "div" and kinds[0] is True and kinds[1] is None
+    return linear[formula] is True
