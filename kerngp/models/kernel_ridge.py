@@ -96,8 +96,8 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    float32 data stay float32, everything else becomes float64. torch tensors are accepted; `predict`
-    answers in the library of its argument.
+    float32 data stay float32, everything else becomes float64; a very small alpha wants float64. torch
+    tensors are accepted; `predict` answers in the library of its argument.
 
     References
     ----------

@@ -22,6 +22,7 @@ from ..options import current
 from .kernel_base import Arguments, Kernel, points
 from .kernels import FormulaKernel
 from .pairwise import pairwise_kernel
+from .ridge_data import bytes_text
 from .sklearn_kernels import translate
 
 
@@ -53,8 +54,8 @@ class MatrixKernel:
         size, limit = 8 * X.shape[0] * Y.shape[0], current().memory_limit
         if size > limit:
             raise ShapeError(
-                f"the {X.shape[0]} x {Y.shape[0]} matrix of {self.name} takes {size / 2**30:.2f} GiB, "
-                f"more than the limit of {limit / 2**30:.2f} GiB; write the kernel as a formula (see "
+                f"the {X.shape[0]} x {Y.shape[0]} matrix of {self.name} takes {bytes_text(size)}, "
+                f"more than the limit of {bytes_text(limit)}; write the kernel as a formula (see "
                 "kerngp.models.FormulaKernel), which needs no matrix, or raise the limit with "
                 "kerngp.options.options(memory_limit=...)."
             )

@@ -14,6 +14,11 @@ from ..errors import DataError, ShapeError
 from ..options import current
 
 
+def bytes_text(n: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
+
+
 def to_numpy(value: Any) -> Any:
     """torch tensors as NumPy arrays of their memory; everything else unchanged."""
     if not isinstance(value, torch.Tensor):
@@ -36,7 +41,7 @@ def dense_rows(X: Any, name: str) -> Any:
     if size > limit:
         raise ShapeError(
             f"{name} is a sparse matrix of shape {X.shape}; as a dense array it takes "
-            f"{size / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB. Reduce its columns "
+            f"{bytes_text(size)}, more than the limit of {bytes_text(limit)}. Reduce its columns "
             "(for instance with TruncatedSVD), or raise the limit with "
             "kerngp.options.options(memory_limit=...)."
         )

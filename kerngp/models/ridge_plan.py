@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import OptionError
 from ..solvers.inducing import choose_form
+from .ridge_data import bytes_text
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
 
@@ -16,6 +17,8 @@ CHOLESKY_ROWS = 4000
 # Rows up to which the full system is solved by conjugate gradients. A pass costs N^2 kernel values:
 # above this, tens of passes take hours on a CPU, and inducing points minutes.
 PCG_ROWS = 100_000
+# Square matrices over the centers that are alive together: the factor, the preconditioner, the Gram matrix.
+CENTER_MATRICES = 3
 # Passes that were typical for well-posed problems; used for the forecast only.
 TYPICAL_ITERATIONS = {"cholesky": 1, "pcg": 50, "inducing": 20}
 
@@ -61,23 +64,22 @@ class RidgePlan:
         work = "1 pass" if self.solver == "cholesky" else f"about {self.iterations} iterations"
         return (
             f"{self.rows:,} rows x {self.features} features, {self.targets} target(s): "
-            f"solver={self.solver}{extra} ({self.reason}); memory {_size(self.memory)}, {work}, "
+            f"solver={self.solver}{extra} ({self.reason}); memory {bytes_text(self.memory)}, {work}, "
             f"{self.pairs:.2g} kernel values"
         )
 
 
-def _size(n: int) -> str:
-    return f"{n / 2**30:.2f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"
+def default_centers(rows: int, memory_limit: int) -> int:
+    """10 sqrt(N) inducing points, at least 1,000, as far as half of the memory limit holds them.
 
-
-def default_centers(rows: int) -> int:
-    """10 sqrt(N) inducing points: enough for the statistical rate of kernel ridge regression.
+    The order sqrt(N) is enough for the statistical rate of kernel ridge regression.
 
     References
     ----------
     Rudi, Carratino and Rosasco, FALKON: an optimal large scale kernel method, 2017, theorem 3.
     """
-    return min(rows, max(1000, math.ceil(10 * math.sqrt(rows))))
+    room = math.isqrt(memory_limit // 2 // (8 * CENTER_MATRICES))
+    return min(rows, room, max(1000, math.ceil(10 * math.sqrt(rows))))
 
 
 def default_rank(rows: int, memory_limit: int) -> int:
@@ -131,20 +133,20 @@ def make_plan(
     else:
         solver, reason = "inducing", f"more than {PCG_ROWS:,} rows"
 
-    centers = min(rows, n_centers or default_centers(rows)) if solver == "inducing" else 0
+    centers = min(rows, n_centers or default_centers(rows, memory_limit)) if solver == "inducing" else 0
     rank = min(rows, rank if rank is not None else default_rank(rows, memory_limit)) if solver == "pcg" else 0
     memory = {
         "cholesky": square,
         "pcg": 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0),
-        "inducing": 3 * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
+        "inducing": CENTER_MATRICES * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
     }[solver]
     fixed = memory - 8 * targets * rows * 6
     if solver in ("cholesky", "inducing") and fixed > memory_limit:
         what = f"two {rows:,} x {rows:,} matrices" if solver == "cholesky" else f"{centers:,} inducing points"
         other = "solver='pcg' or n_centers" if solver == "cholesky" else "fewer n_centers"
         raise OptionError(
-            f"solver={solver!r} needs {_size(memory)} for {what}, more than the limit of "
-            f"{_size(memory_limit)}; use {other}, or raise the limit with "
+            f"solver={solver!r} needs {bytes_text(memory)} for {what}, more than the limit of "
+            f"{bytes_text(memory_limit)}; use {other}, or raise the limit with "
             "kerngp.options.options(memory_limit=...)."
         )
     iterations = TYPICAL_ITERATIONS[solver]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
@@ -206,7 +205,7 @@ def _cholesky(A: LinearOperator, Y: Tensor) -> tuple[Tensor, Solution]:
         stacklevel=5,
     )
     matrix, B = A.dense().double().cpu().numpy(), Y.cpu().numpy()
-    x = scipy.linalg.lstsq(matrix, B)[0]
+    x = np.linalg.lstsq(matrix, B, rcond=None)[0]
     norms = np.linalg.norm(B - matrix @ x, axis=0) / np.maximum(
         np.linalg.norm(B, axis=0), np.finfo(float).tiny
     )
@@ -227,7 +226,7 @@ def _judge(s: Solution, plan: RidgePlan) -> None:
     if s.status not in (Status.converged, Status.stopped):
         warnings.warn(
             f"KernelRidge(solver={plan.solver!r}): {s.message} In KernelRidge that means a larger alpha, "
-            "max_iter or preconditioner_rank.",
+            f"{'preconditioner_rank' if plan.solver == 'pcg' else 'tol'} or max_iter.",
             ConvergenceWarning,
             stacklevel=4,
         )
