@@ -487,7 +487,7 @@ BAD_FIT = [
     ({"kernel": RBF([1.0, 2.0])}, {}, ShapeError, "lengthscale of RBF has 2 components"),
     ({"kernel": "chi2"}, {"X": -X0}, DataError, "Negative values in data passed to kernel='chi2'"),
     ({"kernel": "precomputed"}, {}, ShapeError, r"shape \(20, 3\) for 20 rows; fit needs \(20, 20\)"),
-    ({"kernel": "precomputed", "solver": "inducing"}, {"X": np.eye(20)}, OptionError, "precomputed. has none"),
+    ({"kernel": "precomputed", "solver": "inducing"}, {"X": np.eye(20)}, OptionError, "has none"),
     ({}, {"X": NAN}, ValueError, "Input X contains NaN"),
     ({}, {"y": np.full(20, np.inf)}, ValueError, "Input y contains infinity"),
     ({}, {"y": y0[:-1]}, ValueError, "inconsistent numbers of samples"),
