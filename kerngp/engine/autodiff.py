@@ -62,9 +62,8 @@ def rename(f: Expr, indices: dict[int, int]) -> Expr:
 
     def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
         if e.op == "var":
-            return var(indices.get(e.attr[0], e.attr[0]), e.attr[1], e.attr[2])
+            k, dim, axis = e.attr
+            return var(indices[k] if k in indices else k, dim, axis)
         return with_args(e, args)
 
     return rebuild(f, change)
-
-

@@ -24,7 +24,9 @@ KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
 
-def differentiable(outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options) -> list[tuple[Tensor, ...]]:
+def differentiable(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+) -> list[tuple[Tensor, ...]]:
     """`launch`, recorded by torch autograd."""
     g = measure(outputs, shapes_of(args), sizes)
     sums = tuple(o for o in outputs if not o.reduction.selects)
@@ -39,7 +41,9 @@ class _Smooth(torch.autograd.Function):
     """Sums and logsumexps over common pairs; forward and backward are one pass each."""
 
     @staticmethod
-    def forward(ctx: Any, outputs: tuple[Output, ...], g: Geometry, options: Options, *args: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, outputs: tuple[Output, ...], g: Geometry, options: Options, *args: Tensor
+    ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
         values = tuple(v[0] for v in launch(outputs, args, (g.M, g.N), options))
@@ -59,7 +63,11 @@ class _Smooth(torch.autograd.Function):
         active = tuple(k for k, h in enumerate(grads) if h is not None)
         targets, gradient = gradient_outputs(outputs, n, wanted, active)
         extra = [h.contiguous() for h in grads if h is not None] + list(values)
-        found = map_reduce_many(gradient, (*args, *extra), sizes=(g.M, g.N), options=ctx.options) if gradient else []
+        found = (
+            map_reduce_many(gradient, (*args, *extra), sizes=(g.M, g.N), options=ctx.options)
+            if gradient
+            else []
+        )
         result: list[Tensor | None] = [None] * n
         for k, (value,) in zip(targets, found, strict=True):
             result[k] = value.sum_to_size(args[k].shape)
@@ -143,8 +151,8 @@ def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> 
             values[position] = a[..., None, None, :]
         else:
             rows = index.clamp_min(0).reshape(*g.batch, g.M * k, 1).expand(*g.batch, g.M * k, dim)
-            values[position] = torch.gather(a.expand(*g.batch, g.N, dim), -2, rows).reshape(*g.batch, g.M, k, dim)
+            values[position] = torch.gather(a.expand(*g.batch, g.N, dim), -2, rows).reshape(
+                *g.batch, g.M, k, dim
+            )
     like = torch.empty(0, dtype=g.dtype, device=g.device)
     return reference.evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)
-
-

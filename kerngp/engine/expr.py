@@ -160,7 +160,9 @@ class Expr:
         if isinstance(key, slice):
             start, stop, step = key.indices(self.dim)
             if step != 1 or stop <= start:
-                raise FormulaError(f"slice {key} of a vector of dim {self.dim}: need start < stop and step 1.")
+                raise FormulaError(
+                    f"slice {key} of a vector of dim {self.dim}: need start < stop and step 1."
+                )
             return node("extract", self, attr=(start, stop - start))
         if not -self.dim <= key < self.dim:
             raise FormulaError(f"index {key} is out of range for a vector of dim {self.dim}.")
@@ -191,8 +193,15 @@ def _intern(op: str, args: tuple[Expr, ...], attr: tuple) -> Expr:
         else:
             dim = OPS[op].dim(tuple(a.dim for a in args), attr)
             axes = frozenset().union(*(a.axes for a in args))
-        for name, value in (("op", op), ("args", args), ("attr", attr), ("dim", dim), ("kind", "real"),
-                            ("axes", axes), ("_digest", None)):  # fmt: skip
+        for name, value in (
+            ("op", op),
+            ("args", args),
+            ("attr", attr),
+            ("dim", dim),
+            ("kind", "real"),
+            ("axes", axes),
+            ("_digest", None),
+        ):
             put(e, name, value)
         _TABLE[key] = e
         return e
@@ -212,8 +221,10 @@ def node(op: str, *args: Expr, attr: tuple = ()) -> Expr:
         import difflib
 
         close = difflib.get_close_matches(op, OPS, n=3)
-        raise FormulaError(f"unknown op {op!r}; " + (f"did you mean {' or '.join(close)}?" if close else
-                           f"known ops: {', '.join(sorted(OPS))}."))  # fmt: skip
+        raise FormulaError(
+            f"unknown op {op!r}; "
+            + (f"did you mean {' or '.join(close)}?" if close else f"known ops: {', '.join(sorted(OPS))}.")
+        )
     if len(args) != record.arity:
         raise FormulaError(f"{op} takes {record.arity} argument(s), got {len(args)}.")
     return _intern(op, args, attr)
@@ -299,8 +310,10 @@ def variables(*roots: Expr) -> tuple[Expr, ...]:
         if e.op == "var":
             other = found.setdefault(e.attr[0], e)
             if other is not e:
-                raise FormulaError(f"variable {e.attr[0]} is used as {to_string(other)} and as {to_string(e)}; "
-                                   "give each its own index.")  # fmt: skip
+                raise FormulaError(
+                    f"variable {e.attr[0]} is used as {to_string(other)} and as {to_string(e)}; "
+                    "give each its own index."
+                )
     return tuple(found[k] for k in sorted(found))
 
 

@@ -12,7 +12,6 @@ import torch
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
-
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
 from .reductions import SUM, Reduction
@@ -112,7 +111,9 @@ def _use_cpu(options: _options.Options, g: Geometry) -> bool:
     return options.backend in ("auto", "cpu") and g.device.type == "cpu"
 
 
-def dense(expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)) -> Tensor:
+def dense(
+    expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
+) -> Tensor:
     """All values F_ij as a tensor (..., M, N, dim); differentiable by torch. For small sizes and tests."""
     from .backends import reference
 
@@ -120,15 +121,18 @@ def dense(expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | 
     return reference.block(expr, tuple(args), g, slice(0, g.M), slice(0, g.N))
 
 
-def paired(expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)) -> Tensor:
+def paired(
+    expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
+) -> Tensor:
     """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
     from .backends import reference
 
     g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
-    values = {v.attr[0]: args[v.attr[0]] if v.attr[2] != "p" else args[v.attr[0]][..., None, :] for v in variables(expr)}
+    values = {
+        v.attr[0]: args[v.attr[0]] if v.attr[2] != "p" else args[v.attr[0]][..., None, :]
+        for v in variables(expr)
+    }
     like = torch.empty(0, dtype=g.dtype, device=g.device)
     return reference.evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)
-
-

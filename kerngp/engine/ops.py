@@ -55,7 +55,10 @@ def elementwise(
 
     def vjp(e: Expr, g: Expr) -> tuple[Expr | None, ...]:
         grads = partials(g, *e.args, *e.attr)
-        return tuple(None if h is None else unbroadcast(widen(h, e.dim), a.dim) for h, a in zip(grads, e.args, strict=True))
+        return tuple(
+            None if h is None else unbroadcast(widen(h, e.dim), a.dim)
+            for h, a in zip(grads, e.args, strict=True)
+        )
 
     return define(Op(name, arity, same_dim, reference, vjp, code=code, fold=fold, sign=sign, doc=doc))
 
@@ -168,21 +171,68 @@ def _product_sign(s: tuple[int, ...], attr: tuple) -> int:
     return s[0] * s[1]
 
 
-elementwise("add", 2, torch.add, lambda t, a, b: t.add(a, b), lambda g, a, b: (g, g),
-            fold=first(folded(lambda a, b: a + b), _fold_add), sign=_sum_sign, doc="a + b")  # fmt: skip
-elementwise("sub", 2, torch.sub, lambda t, a, b: t.sub(a, b), lambda g, a, b: (g, -g),
-            fold=first(folded(lambda a, b: a - b), _fold_sub),
-            sign=lambda s, attr: s[0] if s[0] == -s[1] else 0, doc="a - b")  # fmt: skip
-elementwise("mul", 2, torch.mul, lambda t, a, b: t.mul(a, b), lambda g, a, b: (g * b, g * a),
-            fold=first(folded(lambda a, b: a * b), _fold_mul), sign=_product_sign, doc="a * b")  # fmt: skip
-elementwise("div", 2, torch.div, lambda t, a, b: t.div(a, b), lambda g, a, b: (g / b, -(g * a) / square(b)),
-            fold=first(folded(lambda a, b: a / b), _fold_div), sign=_product_sign, doc="a / b")  # fmt: skip
-elementwise("neg", 1, torch.neg, lambda t, a: t.neg(a), lambda g, a: (-g,),
-            fold=first(folded(lambda a: -a), lambda args, attr: args[0].args[0] if args[0].op == "neg" else None),
-            sign=lambda s, attr: -s[0], doc="-a")  # fmt: skip
-elementwise("square", 1, torch.square, lambda t, a: t.mul(a, a), lambda g, a: (g * (2.0 * a),),
-            fold=first(folded(lambda a: a * a), lambda args, attr: square(args[0].args[0]) if args[0].op == "neg" else None),
-            sign=lambda s, attr: 1, doc="a ** 2")  # fmt: skip
+elementwise(
+    "add",
+    2,
+    torch.add,
+    lambda t, a, b: t.add(a, b),
+    lambda g, a, b: (g, g),
+    fold=first(folded(lambda a, b: a + b), _fold_add),
+    sign=_sum_sign,
+    doc="a + b",
+)
+elementwise(
+    "sub",
+    2,
+    torch.sub,
+    lambda t, a, b: t.sub(a, b),
+    lambda g, a, b: (g, -g),
+    fold=first(folded(lambda a, b: a - b), _fold_sub),
+    sign=lambda s, attr: s[0] if s[0] == -s[1] else 0,
+    doc="a - b",
+)
+elementwise(
+    "mul",
+    2,
+    torch.mul,
+    lambda t, a, b: t.mul(a, b),
+    lambda g, a, b: (g * b, g * a),
+    fold=first(folded(lambda a, b: a * b), _fold_mul),
+    sign=_product_sign,
+    doc="a * b",
+)
+elementwise(
+    "div",
+    2,
+    torch.div,
+    lambda t, a, b: t.div(a, b),
+    lambda g, a, b: (g / b, -(g * a) / square(b)),
+    fold=first(folded(lambda a, b: a / b), _fold_div),
+    sign=_product_sign,
+    doc="a / b",
+)
+elementwise(
+    "neg",
+    1,
+    torch.neg,
+    lambda t, a: t.neg(a),
+    lambda g, a: (-g,),
+    fold=first(folded(lambda a: -a), lambda args, attr: args[0].args[0] if args[0].op == "neg" else None),
+    sign=lambda s, attr: -s[0],
+    doc="-a",
+)
+elementwise(
+    "square",
+    1,
+    torch.square,
+    lambda t, a: t.mul(a, a),
+    lambda g, a: (g * (2.0 * a),),
+    fold=first(
+        folded(lambda a: a * a), lambda args, attr: square(args[0].args[0]) if args[0].op == "neg" else None
+    ),
+    sign=lambda s, attr: 1,
+    doc="a ** 2",
+)
 
 
 def _powi(a: torch.Tensor, n: int) -> torch.Tensor:
@@ -196,14 +246,36 @@ def _fold_powi(args: tuple[Expr, ...], attr: tuple) -> Expr | None:
     return {1: a, 2: square(a), -1: inv(a)}.get(n)
 
 
-elementwise("powi", 1, _powi, lambda t, a, n: t.call("powi", a, n), lambda g, a, n: (g * (float(n) * a ** (n - 1)),),
-            fold=first(_fold_powi, folded(lambda a, n: a**n)),
-            sign=lambda s, attr: 1 if attr[0] % 2 == 0 or s[0] > 0 else 0, doc="a ** n for an integer n")  # fmt: skip
-elementwise("pow", 2, torch.pow, lambda t, a, b: t.call("pow", a, b),
-            lambda g, a, b: (g * (b * node("pow", a, b - 1.0)), g * (node("pow", a, b) * log(a))),
-            fold=folded(math.pow), sign=lambda s, attr: int(s[0] > 0), doc="a ** b for real b (NaN where a < 0)")  # fmt: skip
-elementwise("inv", 1, torch.reciprocal, lambda t, a: t.div(t.const(1.0), a), lambda g, a: (-g * square(inv(a)),),
-            fold=folded(lambda a: 1 / a), sign=lambda s, attr: s[0], doc="1 / a")  # fmt: skip
+elementwise(
+    "powi",
+    1,
+    _powi,
+    lambda t, a, n: t.call("powi", a, n),
+    lambda g, a, n: (g * (float(n) * a ** (n - 1)),),
+    fold=first(_fold_powi, folded(lambda a, n: a**n)),
+    sign=lambda s, attr: 1 if attr[0] % 2 == 0 or s[0] > 0 else 0,
+    doc="a ** n for an integer n",
+)
+elementwise(
+    "pow",
+    2,
+    torch.pow,
+    lambda t, a, b: t.call("pow", a, b),
+    lambda g, a, b: (g * (b * node("pow", a, b - 1.0)), g * (node("pow", a, b) * log(a))),
+    fold=folded(math.pow),
+    sign=lambda s, attr: int(s[0] > 0),
+    doc="a ** b for real b (NaN where a < 0)",
+)
+elementwise(
+    "inv",
+    1,
+    torch.reciprocal,
+    lambda t, a: t.div(t.const(1.0), a),
+    lambda g, a: (-g * square(inv(a)),),
+    fold=folded(lambda a: 1 / a),
+    sign=lambda s, attr: s[0],
+    doc="1 / a",
+)
 
 # ---------------------------------------------------------------- elementary functions
 
@@ -212,19 +284,63 @@ def _rsqrt(a: torch.Tensor) -> torch.Tensor:
     return torch.where(a == 0, torch.zeros_like(a), torch.rsqrt(a))
 
 
-
-
-elementwise("exp", 1, torch.exp, lambda t, a: t.call("exp", a), lambda g, a: (g * exp(a),),
-            fold=folded(math.exp), sign=lambda s, attr: 1, doc="exp(a)")  # fmt: skip
-elementwise("log", 1, torch.log, lambda t, a: t.call("log", a), lambda g, a: (g / a,), fold=folded(math.log), doc="log(a)")
-elementwise("sin", 1, torch.sin, lambda t, a: t.call("sin", a), lambda g, a: (g * cos(a),), fold=folded(math.sin), doc="sin(a)")
-elementwise("cos", 1, torch.cos, lambda t, a: t.call("cos", a), lambda g, a: (-(g * sin(a)),), fold=folded(math.cos), doc="cos(a)")
-elementwise("sqrt", 1, torch.sqrt, lambda t, a: t.sqrt(a), lambda g, a: (g * (0.5 * rsqrt(a)),),
-            fold=folded(math.sqrt), sign=lambda s, attr: 1,
-            doc="sqrt(a); its derivative at 0 is taken as 0 (see rsqrt)")  # fmt: skip
-elementwise("rsqrt", 1, _rsqrt, lambda t, a: t.call("rsqrt", a), lambda g, a: (g * (-0.5 * rsqrt(a) ** 3),),
-            fold=folded(lambda a: 0.0 if a == 0 else a**-0.5), sign=lambda s, attr: 1,
-            doc="1 / sqrt(a), and 0 at a = 0, so that gradients of norms vanish at coincident points")  # fmt: skip
+elementwise(
+    "exp",
+    1,
+    torch.exp,
+    lambda t, a: t.call("exp", a),
+    lambda g, a: (g * exp(a),),
+    fold=folded(math.exp),
+    sign=lambda s, attr: 1,
+    doc="exp(a)",
+)
+elementwise(
+    "log",
+    1,
+    torch.log,
+    lambda t, a: t.call("log", a),
+    lambda g, a: (g / a,),
+    fold=folded(math.log),
+    doc="log(a)",
+)
+elementwise(
+    "sin",
+    1,
+    torch.sin,
+    lambda t, a: t.call("sin", a),
+    lambda g, a: (g * cos(a),),
+    fold=folded(math.sin),
+    doc="sin(a)",
+)
+elementwise(
+    "cos",
+    1,
+    torch.cos,
+    lambda t, a: t.call("cos", a),
+    lambda g, a: (-(g * sin(a)),),
+    fold=folded(math.cos),
+    doc="cos(a)",
+)
+elementwise(
+    "sqrt",
+    1,
+    torch.sqrt,
+    lambda t, a: t.sqrt(a),
+    lambda g, a: (g * (0.5 * rsqrt(a)),),
+    fold=folded(math.sqrt),
+    sign=lambda s, attr: 1,
+    doc="sqrt(a); its derivative at 0 is taken as 0 (see rsqrt)",
+)
+elementwise(
+    "rsqrt",
+    1,
+    _rsqrt,
+    lambda t, a: t.call("rsqrt", a),
+    lambda g, a: (g * (-0.5 * rsqrt(a) ** 3),),
+    fold=folded(lambda a: 0.0 if a == 0 else a**-0.5),
+    sign=lambda s, attr: 1,
+    doc="1 / sqrt(a), and 0 at a = 0, so that gradients of norms vanish at coincident points",
+)
 
 # ---------------------------------------------------------------- steps and choices
 
@@ -265,39 +381,97 @@ def _keep_nan(t, a, b, r):
     return t.select(t.isnan(a), a, t.select(t.isnan(b), b, r))
 
 
-elementwise("abs", 1, torch.abs, lambda t, a: t.abs(a), lambda g, a: (g * sign(a),), fold=folded(abs),
-            sign=lambda s, attr: 1, doc="|a|")  # fmt: skip
+elementwise(
+    "abs",
+    1,
+    torch.abs,
+    lambda t, a: t.abs(a),
+    lambda g, a: (g * sign(a),),
+    fold=folded(lambda a: abs(a)),
+    sign=lambda s, attr: 1,
+    doc="|a|",
+)
 elementwise("sign", 1, _sign, _code_sign, lambda g, a: (None,), sign=lambda s, attr: s[0], doc="-1, 0 or 1")
-elementwise("step", 1, _step, lambda t, a: t.select(t.ge(a, 0.0), t.const(1.0), t.const(0.0)), lambda g, a: (None,),
-            sign=lambda s, attr: 1, doc="1 if a >= 0 else 0")  # fmt: skip
-elementwise("relu", 1, torch.relu, lambda t, a: t.maximum(0.0, a), lambda g, a: (g * step(a),),
-            sign=lambda s, attr: 1, doc="max(a, 0)")  # fmt: skip
-elementwise("ifelse", 3, _ifelse, lambda t, c, a, b: t.select(t.ge(c, 0.0), a, b),
-            lambda g, c, a, b: (None, ifelse(c, g, 0.0), ifelse(c, 0.0, g)),
-            sign=lambda s, attr: s[1] if s[1] == s[2] else 0, doc="a where c >= 0, else b")  # fmt: skip
-elementwise("minimum", 2, torch.minimum, lambda t, a, b: _keep_nan(t, a, b, t.minimum(a, b)),
-            lambda g, a, b: (ifelse(b - a, g, 0.0), ifelse(b - a, 0.0, g)), fold=folded(min),
-            sign=lambda s, attr: -1 if -1 in s else int(s == (1, 1)), doc="the smaller of a and b")  # fmt: skip
-elementwise("maximum", 2, torch.maximum, lambda t, a, b: _keep_nan(t, a, b, t.maximum(a, b)),
-            lambda g, a, b: (ifelse(a - b, g, 0.0), ifelse(a - b, 0.0, g)), fold=folded(max),
-            sign=lambda s, attr: 1 if 1 in s else -int(s == (-1, -1)), doc="the larger of a and b")  # fmt: skip
-elementwise("clamp", 3, _clamp,
-            _code_clamp, _grad_clamp, doc="a limited to [lo, hi]; hi wins where lo > hi")  # fmt: skip
-for _name, _test, _torch in (("lt", "a < b", torch.lt), ("le", "a <= b", torch.le), ("gt", "a > b", torch.gt),
-                             ("ge", "a >= b", torch.ge), ("eq", "a == b", torch.eq), ("ne", "a != b", torch.ne)):  # fmt: skip
-    elementwise(_name, 2, lambda a, b, f=_torch: f(a, b).to(torch.promote_types(a.dtype, b.dtype)),
-                lambda t, a, b, n=_name: t.select(getattr(t, n)(a, b), t.const(1.0), t.const(0.0)),
-                lambda g, a, b: (None, None), sign=lambda s, attr: 1, doc=f"1 where {_test}, else 0")  # fmt: skip
-
+elementwise(
+    "step",
+    1,
+    _step,
+    lambda t, a: t.select(t.ge(a, 0.0), t.const(1.0), t.const(0.0)),
+    lambda g, a: (None,),
+    sign=lambda s, attr: 1,
+    doc="1 if a >= 0 else 0",
+)
+elementwise(
+    "relu",
+    1,
+    torch.relu,
+    lambda t, a: t.maximum(0.0, a),
+    lambda g, a: (g * step(a),),
+    sign=lambda s, attr: 1,
+    doc="max(a, 0)",
+)
+elementwise(
+    "ifelse",
+    3,
+    _ifelse,
+    lambda t, c, a, b: t.select(t.ge(c, 0.0), a, b),
+    lambda g, c, a, b: (None, ifelse(c, g, 0.0), ifelse(c, 0.0, g)),
+    sign=lambda s, attr: s[1] if s[1] == s[2] else 0,
+    doc="a where c >= 0, else b",
+)
+elementwise(
+    "minimum",
+    2,
+    torch.minimum,
+    lambda t, a, b: _keep_nan(t, a, b, t.minimum(a, b)),
+    lambda g, a, b: (ifelse(b - a, g, 0.0), ifelse(b - a, 0.0, g)),
+    fold=folded(min),
+    sign=lambda s, attr: -1 if -1 in s else int(s == (1, 1)),
+    doc="the smaller of a and b",
+)
+elementwise(
+    "maximum",
+    2,
+    torch.maximum,
+    lambda t, a, b: _keep_nan(t, a, b, t.maximum(a, b)),
+    lambda g, a, b: (ifelse(a - b, g, 0.0), ifelse(a - b, 0.0, g)),
+    fold=folded(max),
+    sign=lambda s, attr: 1 if 1 in s else -int(s == (-1, -1)),
+    doc="the larger of a and b",
+)
+elementwise("clamp", 3, _clamp, _code_clamp, _grad_clamp, doc="a limited to [lo, hi]; hi wins where lo > hi")
+for _name, _test, _torch in (
+    ("lt", "a < b", torch.lt),
+    ("le", "a <= b", torch.le),
+    ("gt", "a > b", torch.gt),
+    ("ge", "a >= b", torch.ge),
+    ("eq", "a == b", torch.eq),
+    ("ne", "a != b", torch.ne),
+):
+    elementwise(
+        _name,
+        2,
+        lambda a, b, f=_torch: f(a, b).to(torch.promote_types(a.dtype, b.dtype)),
+        lambda t, a, b, n=_name: t.select(getattr(t, n)(a, b), t.const(1.0), t.const(0.0)),
+        lambda g, a, b: (None, None),
+        sign=lambda s, attr: 1,
+        doc=f"1 where {_test}, else 0",
+    )
 
 
 def _code_exp_scaled(t, q, c):
     return t.call("exp_scaled_nonpos", q, c)
 
 
-elementwise("exp_scaled", 1, lambda q, c: torch.exp(c * q), _code_exp_scaled,
-            lambda g, q, c: (g * (c * node("exp_scaled", q, attr=(c,))),), sign=lambda s, attr: 1,
-            doc="exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand")  # fmt: skip
+elementwise(
+    "exp_scaled",
+    1,
+    lambda q, c: torch.exp(c * q),
+    _code_exp_scaled,
+    lambda g, q, c: (g * (c * node("exp_scaled", q, attr=(c,))),),
+    sign=lambda s, attr: 1,
+    doc="exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand",
+)
 
 # ---------------------------------------------------------------- kernel profiles of a squared distance
 # Written as functions of q = r^2 because their derivatives in q stay finite at coincident points.
@@ -325,11 +499,24 @@ def _code_matern52(t, q):
     return t.mul(t.fma(t.fma(s, 1.0 / 3.0, 1.0), s, 1.0), e)
 
 
-elementwise("matern32_profile", 1, _matern32, _code_matern32, lambda g, q: (g * (-1.5 * exp(-sqrt(3.0 * q))),),
-            sign=lambda s, attr: 1, doc="(1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0")  # fmt: skip
-elementwise("matern52_profile", 1, _matern52, _code_matern52,
-            lambda g, q: (g * ((-5.0 / 6.0) * ((1.0 + sqrt(5.0 * q)) * exp(-sqrt(5.0 * q)))),),
-            sign=lambda s, attr: 1, doc="(1 + s + s^2/3) exp(-s), s = sqrt(5 q), of a squared distance q >= 0")  # fmt: skip
+elementwise(
+    "matern32_profile",
+    1,
+    _matern32,
+    _code_matern32,
+    lambda g, q: (g * (-1.5 * exp(-sqrt(3.0 * q))),),
+    sign=lambda s, attr: 1,
+    doc="(1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0",
+)
+elementwise(
+    "matern52_profile",
+    1,
+    _matern52,
+    _code_matern52,
+    lambda g, q: (g * ((-5.0 / 6.0) * ((1.0 + sqrt(5.0 * q)) * exp(-sqrt(5.0 * q)))),),
+    sign=lambda s, attr: 1,
+    doc="(1 + s + s^2/3) exp(-s), s = sqrt(5 q), of a squared distance q >= 0",
+)
 
 # ---------------------------------------------------------------- vectors: sums and moves
 
@@ -353,9 +540,18 @@ def _fold_sum(args: tuple[Expr, ...], attr: tuple) -> Expr | None:
     return None
 
 
-define(Op("sum", 1, lambda dims, attr: 1, lambda a: a.sum(-1, keepdim=True),
-          lambda e, g: (widen(g, e.args[0].dim),), fold=_fold_sum, sign=lambda s, attr: s[0],
-          doc="sum of the components"))  # fmt: skip
+define(
+    Op(
+        "sum",
+        1,
+        lambda dims, attr: 1,
+        lambda a: a.sum(-1, keepdim=True),
+        lambda e, g: (widen(g, e.args[0].dim),),
+        fold=_fold_sum,
+        sign=lambda s, attr: s[0],
+        doc="sum of the components",
+    )
+)
 
 
 def _expand_dim(dims: tuple[int, ...], attr: tuple) -> int:
@@ -364,10 +560,19 @@ def _expand_dim(dims: tuple[int, ...], attr: tuple) -> int:
     return attr[0]
 
 
-define(Op("expand", 1, _expand_dim, lambda a, n: a.expand(*a.shape[:-1], n), lambda e, g: (node("sum", g),),
-          pieces=lambda e: ((0, e.dim, 0, None),),
-          fold=lambda args, attr: args[0] if attr[0] == 1 else None, sign=lambda s, attr: s[0],
-          doc="a scalar repeated n times"))  # fmt: skip
+define(
+    Op(
+        "expand",
+        1,
+        _expand_dim,
+        lambda a, n: a.expand(*a.shape[:-1], n),
+        lambda e, g: (node("sum", g),),
+        pieces=lambda e: ((0, e.dim, 0, None),),
+        fold=lambda args, attr: args[0] if attr[0] == 1 else None,
+        sign=lambda s, attr: s[0],
+        doc="a scalar repeated n times",
+    )
+)
 
 
 def _elem_dim(dims: tuple[int, ...], attr: tuple) -> int:
@@ -379,7 +584,9 @@ def _elem_dim(dims: tuple[int, ...], attr: tuple) -> int:
 def _extract_dim(dims: tuple[int, ...], attr: tuple) -> int:
     start, length = attr
     if start < 0 or length < 1 or start + length > dims[0]:
-        raise FormulaError(f"extract: [{start}, {start + length}) is out of range for a vector of dim {dims[0]}.")
+        raise FormulaError(
+            f"extract: [{start}, {start + length}) is out of range for a vector of dim {dims[0]}."
+        )
     return length
 
 
@@ -412,26 +619,66 @@ def _pad(a: torch.Tensor, start: int, n: int) -> torch.Tensor:
     return torch.nn.functional.pad(a, (start, n - start - a.shape[-1]))
 
 
-define(Op("elem", 1, _elem_dim, lambda a, m: a[..., m : m + 1],
-          lambda e, g: (node("elem_t", g, attr=(e.args[0].dim, e.attr[0])),),
-          pieces=lambda e: ((0, 1, 0, e.attr[0]),), fold=_fold_elem, sign=lambda s, attr: s[0],
-          doc="component m"))  # fmt: skip
-define(Op("elem_t", 1, lambda dims, attr: attr[0], lambda a, n, m: _pad(a, m, n),
-          lambda e, g: (node("elem", g, attr=(e.attr[1],)),),
-          pieces=lambda e: ((0, e.attr[1], None, 0), (e.attr[1], e.attr[1] + 1, 0, -e.attr[1]),
-                            (e.attr[1] + 1, e.attr[0], None, 0)),
-          fold=lambda args, attr: zero(attr[0]) if value_of(args[0]) == 0 else None, sign=lambda s, attr: s[0],
-          doc="a vector of dim n, zero but for component m"))  # fmt: skip
-define(Op("extract", 1, _extract_dim, lambda a, s, n: a[..., s : s + n],
-          lambda e, g: (node("extract_t", g, attr=(e.attr[0], e.args[0].dim)),),
-          pieces=lambda e: ((0, e.attr[1], 0, e.attr[0]),), fold=_fold_extract, sign=lambda s, attr: s[0],
-          doc="components start, ..., start + length - 1"))  # fmt: skip
-define(Op("extract_t", 1, lambda dims, attr: attr[1], lambda a, s, n: _pad(a, s, n),
-          lambda e, g: (node("extract", g, attr=(e.attr[0], e.args[0].dim)),),
-          pieces=lambda e: ((0, e.attr[0], None, 0), (e.attr[0], e.attr[0] + e.args[0].dim, 0, -e.attr[0]),
-                            (e.attr[0] + e.args[0].dim, e.attr[1], None, 0)),
-          fold=lambda args, attr: zero(attr[1]) if value_of(args[0]) == 0 else None, sign=lambda s, attr: s[0],
-          doc="a vector of dim n, zero but for the components from start on"))  # fmt: skip
+define(
+    Op(
+        "elem",
+        1,
+        _elem_dim,
+        lambda a, m: a[..., m : m + 1],
+        lambda e, g: (node("elem_t", g, attr=(e.args[0].dim, e.attr[0])),),
+        pieces=lambda e: ((0, 1, 0, e.attr[0]),),
+        fold=_fold_elem,
+        sign=lambda s, attr: s[0],
+        doc="component m",
+    )
+)
+define(
+    Op(
+        "elem_t",
+        1,
+        lambda dims, attr: attr[0],
+        lambda a, n, m: _pad(a, m, n),
+        lambda e, g: (node("elem", g, attr=(e.attr[1],)),),
+        pieces=lambda e: (
+            (0, e.attr[1], None, 0),
+            (e.attr[1], e.attr[1] + 1, 0, -e.attr[1]),
+            (e.attr[1] + 1, e.attr[0], None, 0),
+        ),
+        fold=lambda args, attr: zero(attr[0]) if value_of(args[0]) == 0 else None,
+        sign=lambda s, attr: s[0],
+        doc="a vector of dim n, zero but for component m",
+    )
+)
+define(
+    Op(
+        "extract",
+        1,
+        _extract_dim,
+        lambda a, s, n: a[..., s : s + n],
+        lambda e, g: (node("extract_t", g, attr=(e.attr[0], e.args[0].dim)),),
+        pieces=lambda e: ((0, e.attr[1], 0, e.attr[0]),),
+        fold=_fold_extract,
+        sign=lambda s, attr: s[0],
+        doc="components start, ..., start + length - 1",
+    )
+)
+define(
+    Op(
+        "extract_t",
+        1,
+        lambda dims, attr: attr[1],
+        lambda a, s, n: _pad(a, s, n),
+        lambda e, g: (node("extract", g, attr=(e.attr[0], e.args[0].dim)),),
+        pieces=lambda e: (
+            (0, e.attr[0], None, 0),
+            (e.attr[0], e.attr[0] + e.args[0].dim, 0, -e.attr[0]),
+            (e.attr[0] + e.args[0].dim, e.attr[1], None, 0),
+        ),
+        fold=lambda args, attr: zero(attr[1]) if value_of(args[0]) == 0 else None,
+        sign=lambda s, attr: s[0],
+        doc="a vector of dim n, zero but for the components from start on",
+    )
+)
 
 
 def _concat(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -439,11 +686,21 @@ def _concat(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cat([a.expand(*shape, a.shape[-1]), b.expand(*shape, b.shape[-1])], -1)
 
 
-define(Op("concat", 2, lambda dims, attr: sum(dims), _concat,
-          lambda e, g: (node("extract", g, attr=(0, e.args[0].dim)),
-                        node("extract", g, attr=(e.args[0].dim, e.args[1].dim))),
-          pieces=lambda e: ((0, e.args[0].dim, 0, 0), (e.args[0].dim, e.dim, 1, -e.args[0].dim)),
-          sign=lambda s, attr: s[0] if s[0] == s[1] else 0, doc="the components of a, then those of b"))  # fmt: skip
+define(
+    Op(
+        "concat",
+        2,
+        lambda dims, attr: sum(dims),
+        _concat,
+        lambda e, g: (
+            node("extract", g, attr=(0, e.args[0].dim)),
+            node("extract", g, attr=(e.args[0].dim, e.args[1].dim)),
+        ),
+        pieces=lambda e: ((0, e.args[0].dim, 0, 0), (e.args[0].dim, e.dim, 1, -e.args[0].dim)),
+        sign=lambda s, attr: s[0] if s[0] == s[1] else 0,
+        doc="the components of a, then those of b",
+    )
+)
 
 
 # ---------------------------------------------------------------- constructors
@@ -565,7 +822,9 @@ def weighted_sqnorm(s: Expr, a: Expr) -> Expr:
         for r in rows[1:]:
             out = out + r
         return out
-    raise FormulaError(f"weights of dim {s.dim} for a vector of dim {a.dim}: expected 1, {a.dim} or {a.dim**2}.")
+    raise FormulaError(
+        f"weights of dim {s.dim} for a vector of dim {a.dim}: expected 1, {a.dim} or {a.dim**2}."
+    )
 
 
 @public

@@ -75,7 +75,9 @@ def shapes_of(args: tuple[torch.Tensor, ...]) -> tuple[Shape, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[int | None, int | None]) -> Geometry:
+def measure(
+    outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[int | None, int | None]
+) -> Geometry:
     """Check the arguments' shapes against the formulas and find the sizes of the call.
 
     Raises
@@ -90,15 +92,23 @@ def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[i
     for v in variables(*(o.expr for o in outputs)):
         index, dim, axis = v.attr
         if index >= len(args):
-            raise ShapeError(f"the formula uses argument {index} ({to_string(v)}) but only {len(args)} were given.")
+            raise ShapeError(
+                f"the formula uses argument {index} ({to_string(v)}) but only {len(args)} were given."
+            )
         a = args[index]
         where = f"argument {index} ({to_string(v)})"
         if a.dtype not in FLOATS:
-            raise DTypeError(f"{where} has dtype {a.dtype}; expected a floating dtype: convert it with .to(torch.float32).")
+            raise DTypeError(
+                f"{where} has dtype {a.dtype}; expected a floating dtype: convert it with .to(torch.float32)."
+            )
         if dtype is not None and a.dtype != dtype:
-            raise DTypeError(f"{where} has dtype {a.dtype}, arguments before it {dtype}; convert them to one dtype.")
+            raise DTypeError(
+                f"{where} has dtype {a.dtype}, arguments before it {dtype}; convert them to one dtype."
+            )
         if device is not None and a.device != device:
-            raise DeviceError(f"{where} is on {a.device}, arguments before it on {device}; move them to one device.")
+            raise DeviceError(
+                f"{where} is on {a.device}, arguments before it on {device}; move them to one device."
+            )
         dtype, device = a.dtype, a.device
         rank = 1 if axis == "p" else 2
         if len(a.shape) < rank or a.shape[-1] != dim:
@@ -109,8 +119,10 @@ def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[i
             n = a.shape[-2]
             seen = found.setdefault(axis, (n, where))
             if seen[0] != n:
-                raise ShapeError(f"{where} has {n} rows, but {seen[1]} has {seen[0]}; "
-                                 f"all variables indexed by {axis} need the same number.")  # fmt: skip
+                raise ShapeError(
+                    f"{where} has {n} rows, but {seen[1]} has {seen[0]}; "
+                    f"all variables indexed by {axis} need the same number."
+                )
     counts = []
     for axis, given in zip("ij", sizes, strict=True):
         n = found.get(axis, (given, ""))[0]
@@ -122,16 +134,22 @@ def measure(outputs: tuple[Output, ...], args: tuple[Shape, ...], sizes: tuple[i
     try:
         batch = np.broadcast_shapes(*batches) if batches else ()
     except ValueError:
-        raise ShapeError(f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast.") from None
+        raise ShapeError(
+            f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast."
+        ) from None
     M, N = counts
     for o in outputs:
         n = N if o.axis == "j" else M
         if o.reduction.selects and "index" in o.reduction.outputs and n == 0:
             raise ShapeError(f"{o.reduction} over no entries has no index: the reduced axis is empty.")
         if o.reduction.code == "kmin" and o.reduction.k > n:
-            raise ShapeError(f"{o.reduction}: k={o.reduction.k} exceeds the {n} entries of a row; choose k <= {n}.")
+            raise ShapeError(
+                f"{o.reduction}: k={o.reduction.k} exceeds the {n} entries of a row; choose k <= {n}."
+            )
         if o.reduction.selects and o.axis == "ij":
-            raise FormulaError(f"{o.reduction} over both axes is not defined; reduce one axis, then the other.")
+            raise FormulaError(
+                f"{o.reduction} over both axes is not defined; reduce one axis, then the other."
+            )
     return Geometry(tuple(batch), M, N, dtype or torch.float32, device or torch.device("cpu"))
 
 

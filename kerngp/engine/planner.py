@@ -43,7 +43,11 @@ class Prepared:
 @functools.lru_cache(maxsize=4096)
 def expandable(outputs: tuple[Output, ...]) -> tuple[Expr, ...]:
     """The squared distances an expanded plan would expand, in the order of their centres."""
-    found = [e for o in outputs for e in distances(simplify(-o.expr if o.reduction.negated else o.expr), EXPAND_ABOVE)]
+    found = [
+        e
+        for o in outputs
+        for e in distances(simplify(-o.expr if o.reduction.negated else o.expr), EXPAND_ABOVE)
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -80,7 +84,9 @@ def prepare(
         if core is not None
     )
     schedule = choose(done, sum(f.dim for f in fields.fields["j"]), dtype, machine)
-    plan = Plan(dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule)
+    plan = Plan(
+        dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule
+    )
     return Prepared(plan, signal, tuple(posts))
 
 
@@ -114,7 +120,11 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     """Tile sizes, from the kind of work; measured on AVX2, scaled by the number of registers."""
     width = machine.width(dtype)
     many = machine.registers >= 32
-    rolled = any(e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes for t in tasks for e in postorder(t.core))
+    rolled = any(
+        e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes
+        for t in tasks
+        for e in postorder(t.core)
+    )
     codes = {t.code for t in tasks}
     block = max(32, min(256, (1 << 17) // (4 * max(1, width_j)) // 32 * 32))
     signal = any(t.signal for t in tasks)

@@ -5,8 +5,8 @@ states of two halves is the law that tiling, threads, splitting of j and distrib
 The tensor functions below are the definition; ``code`` holds what a code generator needs.
 
 NaN and infinities: sums and logsumexp propagate them (logsumexp of a row with +inf is +inf, NaN
-or not). The selecting reductions (min, k-min and their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
-other entry yields that infinity and index -1.
+or not). The selecting reductions (min, k-min and their indices) skip NaN; an entry of +inf (-inf
+for max) is never selected, so a row without any other entry yields that infinity and index -1.
 """
 
 from __future__ import annotations
@@ -84,11 +84,15 @@ def _identity(r: Reduction, s: State) -> tuple[Tensor, ...]:
     return s
 
 
-# ---------------------------------------------------------------- logsumexp: (maximum, sum of exp(f - maximum))
+# ---------------------------------------------------------------- logsumexp: (maximum, sum of exp(f - max))
 
 
 def _lse_tile(r: Reduction, f: Tensor, j0: int) -> State:
-    m = f.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(-2) if f.shape[-2] else f.new_full((*f.shape[:-2], f.shape[-1]), -torch.inf)
+    m = (
+        f.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(-2)
+        if f.shape[-2]
+        else f.new_full((*f.shape[:-2], f.shape[-1]), -torch.inf)
+    )
     shift = torch.nan_to_num(m, nan=0.0, posinf=0.0, neginf=0.0)
     return m, torch.exp(f - shift.unsqueeze(-2)).sum(-2, dtype=torch.float64)
 
@@ -113,11 +117,13 @@ def _lse_final(r: Reduction, s: State) -> tuple[Tensor, ...]:
 
 
 def _lse_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:
-    return (torch.full(shape, -torch.inf, dtype=dtype, device=device),
-            torch.zeros(shape, dtype=torch.float64, device=device))  # fmt: skip
+    return (
+        torch.full(shape, -torch.inf, dtype=dtype, device=device),
+        torch.zeros(shape, dtype=torch.float64, device=device),
+    )
 
 
-# ---------------------------------------------------------------- selection: k smallest values and their columns
+# ---------------------------------------------------------------- selection: k smallest values, their columns
 
 
 def _clean(f: Tensor) -> Tensor:
@@ -138,7 +144,9 @@ def _pad_to(r: Reduction, values: Tensor, index: Tensor) -> State:
     if missing <= 0:
         return values, index
     shape = (*values.shape[:-2], missing, values.shape[-1])
-    return torch.cat([values, values.new_full(shape, torch.inf)], -2), torch.cat([index, index.new_full(shape, -1)], -2)
+    return torch.cat([values, values.new_full(shape, torch.inf)], -2), torch.cat(
+        [index, index.new_full(shape, -1)], -2
+    )
 
 
 def _select_merge(r: Reduction, a: State, b: State) -> State:
@@ -156,12 +164,16 @@ def _select_final(r: Reduction, s: State) -> tuple[Tensor, ...]:
 
 def _select_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> State:
     full = (*shape[:-1], r.k, shape[-1])
-    return (torch.full(full, torch.inf, dtype=dtype, device=device),
-            torch.full(full, -1, dtype=torch.int64, device=device))  # fmt: skip
+    return (
+        torch.full(full, torch.inf, dtype=dtype, device=device),
+        torch.full(full, -1, dtype=torch.int64, device=device),
+    )
 
 
 def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = False) -> Reduction:
-    return Reduction(name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated)
+    return Reduction(
+        name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated
+    )
 
 
 SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum")
@@ -208,5 +220,17 @@ def KMIN_ARGKMIN(k: int) -> Reduction:
 
 REDUCTIONS: dict[str, Reduction] = {
     r.name: r
-    for r in (SUM, LOGSUMEXP, MIN, MAX, ARGMIN, ARGMAX, MIN_ARGMIN, MAX_ARGMAX, _KMIN, _ARGKMIN, _KMIN_ARGKMIN)
+    for r in (
+        SUM,
+        LOGSUMEXP,
+        MIN,
+        MAX,
+        ARGMIN,
+        ARGMAX,
+        MIN_ARGMIN,
+        MAX_ARGMAX,
+        _KMIN,
+        _ARGKMIN,
+        _KMIN_ARGKMIN,
+    )
 }

@@ -159,7 +159,8 @@ def factor(f: Expr, summed: str) -> Factored:
             number *= v
     if number != 1.0:
         rest.insert(0, const(number))
-    return Factored(*(None if e is None else simplify(e) for e in map(product, (rest, pair, signal))), f.dim)
+    done = [None if e is None else simplify(e) for e in map(product, (rest, pair, signal))]
+    return Factored(done[0], done[1], done[2], f.dim)
 
 
 def distances(f: Expr, above: int) -> list[Expr]:
@@ -168,8 +169,11 @@ def distances(f: Expr, above: int) -> list[Expr]:
     for e in postorder(f):
         if e.op == "sum" and e.args[0].op == "square" and e.args[0].dim > above:
             d = e.args[0].args[0]
-            if d.op == "sub" and d.args[0].dim == d.args[1].dim and \
-                    {a.axes - {"p"} for a in d.args} == {frozenset("i"), frozenset("j")}:  # fmt: skip
+            if (
+                d.op == "sub"
+                and d.args[0].dim == d.args[1].dim
+                and {a.axes - {"p"} for a in d.args} == {frozenset("i"), frozenset("j")}
+            ):
                 found.append(e)
     return found
 
@@ -265,5 +269,17 @@ def _postorder_pairs(root: Expr, side) -> list[Expr]:
     return out
 
 
-__all__ = ["Factored", "Hoisted", "distances", "expand_distances", "factor", "factors", "hoist",
-           "is_elementwise", "product", "signs", "simplify", "strengthen"]  # fmt: skip
+__all__ = [
+    "Factored",
+    "Hoisted",
+    "distances",
+    "expand_distances",
+    "factor",
+    "factors",
+    "hoist",
+    "is_elementwise",
+    "product",
+    "signs",
+    "simplify",
+    "strengthen",
+]

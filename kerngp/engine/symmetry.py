@@ -52,8 +52,14 @@ def halve(output: Output, args: int, same: tuple[tuple[int, int], ...]) -> Halve
     if parts.signal is not None:
         copies = tuple(v.attr[0] for v in variables(parts.signal))
         table = {k: args + n for n, k in enumerate(copies)}
-        turned = rebuild(parts.signal, lambda e, a: var(table[e.attr[0]], e.attr[1], "p" if e.attr[2] == "p" else "i")
-                         if e.op == "var" else with_args(e, a))  # fmt: skip
+        turned = rebuild(
+            parts.signal,
+            lambda e, a: (
+                var(table[e.attr[0]], e.attr[1], "p" if e.attr[2] == "p" else "i")
+                if e.op == "var"
+                else with_args(e, a)
+            ),
+        )
         first, other = _times(parts.pair, parts.signal), _times(parts.pair, turned)
     return Halved((Output(first, SUM, "j"), Output(other, SUM, "i")), copies, parts.post)
 

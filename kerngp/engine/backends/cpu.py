@@ -34,7 +34,9 @@ HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
 
-def run(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options) -> list[tuple[Tensor, ...]]:
+def run(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options
+) -> list[tuple[Tensor, ...]]:
     """Each output's tensors; what the kernels do not cover goes to the reference backend."""
     if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
         wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
@@ -46,7 +48,10 @@ def run(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, opti
         found = _plan_call(tuple([outputs[k] for k in group]), args, g, options)
         if found is None:  # not in one pass: each alone, and what has no generated code by the definition
             found = [
-                (_plan_call((outputs[k],), args, g, options) or reference.run((outputs[k],), args, g, options.memory_limit))[0]
+                (
+                    _plan_call((outputs[k],), args, g, options)
+                    or reference.run((outputs[k],), args, g, options.memory_limit)
+                )[0]
                 for k in group
             ]
         results.update(zip(group, found, strict=True))
@@ -55,7 +60,7 @@ def run(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, opti
 
 @functools.lru_cache(maxsize=4096)
 def passes(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
-    """Which outputs share a pass: all narrow ones; wide ones go alone, where columns have their own scheme."""
+    """Which outputs share a pass: all narrow ones; each wide one, whose columns have a scheme, alone."""
     narrow = tuple(k for k, o in enumerate(outputs) if o.expr.dim <= WIDE)
     wide = tuple((k,) for k, o in enumerate(outputs) if o.expr.dim > WIDE)
     return ((narrow,) if narrow else ()) + wide
@@ -66,10 +71,15 @@ def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) ->
     return prepare(_normal(outputs)[0], 0, _name(dtype), machine(), False, False) is not None
 
 
-def source(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32, target: str | None = None, expand: bool = False) -> str:
+def source(
+    outputs: tuple[Output, ...],
+    dtype: torch.dtype = torch.float32,
+    target: str | None = None,
+    expand: bool = False,
+) -> str:
     """The generated LLVM IR, for the host or a named target ("avx2", "avx512", "neon")."""
-    from . import jit
     from ..render.tile import render
+    from . import jit
 
     t = jit.host_target() if target is None else jit.Target.named(target)
     args = 1 + max((v.attr[0] for v in variables(*(o.expr for o in outputs))), default=-1)
@@ -134,7 +144,9 @@ def _has_form(outputs: tuple[Output, ...]) -> bool:
     return all(o.axis == "j" or o.reduction.code == "sum" for o in outputs)
 
 
-def _plan_call(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options) -> list | None:
+def _plan_call(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options
+) -> list | None:
     normal, exchanged = _normal(outputs)
     if exchanged:
         g = replace(g, M=g.N, N=g.M)
@@ -168,7 +180,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
 
 
-def _joined(h: Halved, results: list[tuple[Tensor, ...]], args: tuple[Tensor, ...], dim: int, g: Geometry) -> Tensor:
+def _joined(
+    h: Halved, results: list[tuple[Tensor, ...]], args: tuple[Tensor, ...], dim: int, g: Geometry
+) -> Tensor:
     (rows,), (columns,) = results
     total = rows + columns
     if h.post is not None:
@@ -270,7 +284,12 @@ def _signal(ready: Prepared, args: tuple[Tensor, ...], g: Geometry) -> Tensor | 
 
 
 def _finish(
-    ready: Prepared, outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, arrays: list[list[Tensor]], sums: Tensor | None
+    ready: Prepared,
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    g: Geometry,
+    arrays: list[list[Tensor]],
+    sums: Tensor | None,
 ) -> list[tuple[Tensor, ...]]:
     """Merge the parts in their order and apply what the kernel left to do."""
     results, column = [], 0
@@ -296,4 +315,6 @@ def _row_result(o: Output, arrays: list[Tensor], g: Geometry) -> tuple[Tensor, .
     final = r.final(r, state)
     if o.axis == "ij":
         final = tuple(x.sum(-2) for x in final)
-    return tuple([x.to(torch.int64 if kind == "index" else g.dtype) for x, kind in zip(final, r.outputs, strict=True)])
+    return tuple(
+        [x.to(torch.int64 if kind == "index" else g.dtype) for x, kind in zip(final, r.outputs, strict=True)]
+    )

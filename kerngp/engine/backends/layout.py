@@ -57,13 +57,17 @@ class Layout:
 
 
 @functools.lru_cache(maxsize=1024)
-def layout(plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int) -> Layout:
+def layout(
+    plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+) -> Layout:
     """Lay out a launch of ``plan`` on arrays of these shapes."""
     return _Draft(plan, g, args, signal, kept, threads).finish()
 
 
 class _Draft:
-    def __init__(self, plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int):
+    def __init__(
+        self, plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+    ):
         self.plan, self.g, self.signal, self.kept = plan, g, signal, kept
         self.context = Context(plan)
         self.numbers = [0] * self.context.size
@@ -118,9 +122,17 @@ class _Draft:
 
     def finish(self) -> Layout:
         g, plan, s, c = self.g, self.plan, self.plan.schedule, self.context
-        for name, value in (("M", g.M), ("N", g.N), ("batches", self.batches), ("groups", self.groups),
-                            ("tiles", self.tiles), ("splits", self.splits), ("chunk", self.chunk),
-                            ("records_batch", g.N * self.width_j), ("kept", self.kept)):  # fmt: skip
+        for name, value in (
+            ("M", g.M),
+            ("N", g.N),
+            ("batches", self.batches),
+            ("groups", self.groups),
+            ("tiles", self.tiles),
+            ("splits", self.splits),
+            ("chunk", self.chunk),
+            ("records_batch", g.N * self.width_j),
+            ("kept", self.kept),
+        ):
             self.put(name, value)
         if self.signal is not None:
             self.put("E", self.columns)
@@ -133,13 +145,24 @@ class _Draft:
         record = ctypes.c_int64 * c.size
         rows = self.tiles * self.height
         return Layout(
-            numbers=bytes(record(*self.numbers)), record=record, bind=self.bind, tables=tuple(self.tables),
-            signal=c.slot("signal"), outputs=tuple(self._outputs(k) for k in range(len(plan.tasks))),
-            sums=sums, sums_slot=c.slot("sums"), work=start + each * self.workers + LINE,
-            records=c.slot("records"), scratch=c.slot("scratch"), scratch_at=start, items=self.items,
+            numbers=bytes(record(*self.numbers)),
+            record=record,
+            bind=self.bind,
+            tables=tuple(self.tables),
+            signal=c.slot("signal"),
+            outputs=tuple(self._outputs(k) for k in range(len(plan.tasks))),
+            sums=sums,
+            sums_slot=c.slot("sums"),
+            work=start + each * self.workers + LINE,
+            records=c.slot("records"),
+            scratch=c.slot("scratch"),
+            scratch_at=start,
+            items=self.items,
             grain=max(1, min(-(-self.items // (8 * self.workers)), (1 << 22) // (rows * self.chunk) + 1)),
-            vectors=self.batches * -(-g.N // s.width), splits=self.splits, workers=self.workers,
-        )  # fmt: skip
+            vectors=self.batches * -(-g.N // s.width),
+            splits=self.splits,
+            workers=self.workers,
+        )
 
     def _outputs(self, k: int) -> tuple[tuple[int, tuple[int, ...], torch.dtype], ...]:
         """Arrays the kernel writes the states to: [split][*batch][row][component]."""
@@ -148,10 +171,20 @@ class _Draft:
             return ()
         index = torch.int32 if self.plan.dtype == "float32" else torch.int64
         lead = (self.splits, *g.batch, g.M)
-        types = {"sum": (torch.float64,), "logsumexp": (g.dtype, torch.float64)}.get(task.code, (g.dtype, index))
-        inner = (self.kept, task.dim) if task.code == "kmin" else (1, task.dim) if task.code == "min" else (
-            self.columns if task.signal else task.dim,)  # fmt: skip
-        return tuple((self.context.task(k, n), (*lead, *inner), t) for n, t in zip(("out_a", "out_b"), types, strict=False))
+        types = {"sum": (torch.float64,), "logsumexp": (g.dtype, torch.float64)}.get(
+            task.code, (g.dtype, index)
+        )
+        inner = (
+            (self.kept, task.dim)
+            if task.code == "kmin"
+            else (1, task.dim)
+            if task.code == "min"
+            else (self.columns if task.signal else task.dim,)
+        )
+        return tuple(
+            (self.context.task(k, n), (*lead, *inner), t)
+            for n, t in zip(("out_a", "out_b"), types, strict=False)
+        )
 
     def _sums(self) -> tuple[int, int, int, int] | None:
         """Column sums of each slot; work items are dealt to slots in a fixed way."""
@@ -183,7 +216,9 @@ class _Draft:
         self.put("columns", take(partial * s.block_j * s.width * real))
         for k, task in enumerate(plan.tasks):
             if task.by_row:
-                per_row = self.columns if task.signal else self.kept * task.dim if task.code == "kmin" else task.dim
+                per_row = (
+                    self.columns if task.signal else self.kept * task.dim if task.code == "kmin" else task.dim
+                )
                 for name in "abc":
                     self.numbers[self.context.task(k, name)] = take(self.tiles * per_row * self.height * 8)
         each = -(-at // 4096) * 4096 + LINE if self.workers > 1 else at
@@ -199,5 +234,3 @@ def _aligned(size: int) -> int:
 def _axes(plan: Plan) -> tuple[tuple[int, str], ...]:
     """(argument, axis) for the arguments the fields read."""
     return tuple((v.attr[0], v.attr[2]) for v in variables(*plan.fields_i, *plan.fields_j, *plan.fields_p))
-
-

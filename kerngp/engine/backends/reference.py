@@ -54,7 +54,9 @@ def _widest(f: Expr) -> int:
     return max(sum(dims), f.dim + 1)
 
 
-def _reduce_rows(o: Output, args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int) -> tuple[torch.Tensor, ...]:
+def _reduce_rows(
+    o: Output, args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int
+) -> tuple[torch.Tensor, ...]:
     r = o.reduction
     f = -o.expr if r.negated else o.expr
     per_pair = 8 * _widest(f) * max(1, math.prod(g.batch))
@@ -76,7 +78,9 @@ def _reduce_rows(o: Output, args: tuple[torch.Tensor, ...], g: Geometry, memory_
     return tuple(x if k == "index" else x.to(g.dtype) for x, k in zip(joined, r.outputs, strict=True))
 
 
-def run(outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int) -> list[tuple[torch.Tensor, ...]]:
+def run(
+    outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int
+) -> list[tuple[torch.Tensor, ...]]:
     """Each output's tensors. Every output costs a pass of its own here."""
     half = g.dtype in (torch.float16, torch.bfloat16)
     work = Geometry(g.batch, g.M, g.N, torch.float32, g.device) if half else g

@@ -8,17 +8,31 @@ from __future__ import annotations
 from ..plan import Plan
 
 HEADER = (
-    "M", "N", "batches",
+    "M",
+    "N",
+    "batches",
     "groups",  # groups of tiles per batch element
     "tiles",  # tiles in a group
-    "splits", "chunk",  # ranges of j given to different work items, and their length
-    "records", "records_batch",  # packed fields of j: address, stride between batch elements (elements)
-    "scratch", "scratch_thread",  # memory of one thread: address, bytes between threads
-    "x", "p", "k", "columns",  # byte offsets in it: fields of i, of p, kernel values, partial column sums
-    "sums", "sums_slot", "sums_batch", "sums_row",  # column sums: address; strides in elements
-    "E", "signal", "signal_row", "signal_offsets",  # columns of the signal, its address, strides
+    "splits",
+    "chunk",  # ranges of j given to different work items, and their length
+    "records",
+    "records_batch",  # packed fields of j: address, stride between batch elements (elements)
+    "scratch",
+    "scratch_thread",  # memory of one thread: address, bytes between threads
+    "x",
+    "p",
+    "k",
+    "columns",  # byte offsets in it: fields of i, of p, kernel values, partial column sums
+    "sums",
+    "sums_slot",
+    "sums_batch",
+    "sums_row",  # column sums: address; strides in elements
+    "E",
+    "signal",
+    "signal_row",
+    "signal_offsets",  # columns of the signal, its address, strides
     "kept",  # k of k-min
-)  # fmt: skip
+)
 PER_ARG = ("address", "row", "inner", "offsets")  # strides in elements; offsets of the batch elements
 PER_TASK = ("a", "b", "c", "out_a", "out_b")  # byte offsets of the state in scratch; output addresses
 

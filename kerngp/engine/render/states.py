@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..plan import Task
 from llvmlite import ir
 
+from ..plan import Task
 from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
 from .lowering import UNROLL, Component, Index, Lowering
 
@@ -37,6 +37,22 @@ class State:
         self.height = rows * e.width
         self.dim = task.core.dim
         self.tile: Tile | None = None
+
+    def init(self, tile: Tile) -> None:
+        """Write the neutral element."""
+        raise NotImplementedError
+
+    def open(self, tile: Tile) -> None:
+        """Make registers ready for a block of columns."""
+        raise NotImplementedError
+
+    def step(self, lows: list[Lowering], j: Any) -> None:
+        """Fold in columns j, j + 1, ...: one `Lowering` each."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Merge the registers into memory."""
+        raise NotImplementedError
 
     def at(self, d: Component, r: int) -> Any:
         """Index of vector r of component d."""
@@ -190,7 +206,9 @@ class LogSumExpState(State):
             shift = self.shift(new)
             keep = e.call("exp_scaled_nonpos", e.sub(shift, old), -1.0)
             take = e.call("exp_scaled_nonpos", e.sub(shift, block), -1.0)
-            total = e.add(e.mul(self.load(b, d), e.to_f64(keep)), e.mul(e.to_f64(self.s[d].get()), e.to_f64(take)))
+            total = e.add(
+                e.mul(self.load(b, d), e.to_f64(keep)), e.mul(e.to_f64(self.s[d].get()), e.to_f64(take))
+            )
             self.store(total, b, d)
             self.store(new, a, d)
 

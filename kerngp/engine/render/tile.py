@@ -13,16 +13,17 @@ not written; columns beyond a multiple of the unrolling go through a copy of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from ..expr import Expr, postorder, variables
+from ..expr import Expr, postorder
 from ..plan import Plan, Task
-from .context import Context
-from .llvm import F64, I64, Block, Emitter, Pointer, pointer
+from .function import Function
+from .llvm import F64, Block, Pointer
 from .lowering import UNROLL, Component, Index, Lowering, ranges
+from .pack import Pack
+from .signal import SignalState
 from .states import KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
 
 STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState}
@@ -33,8 +34,8 @@ def render(plan: Plan, triple: str) -> str:
     """The IR of a plan; equal plans give equal text."""
     module = ir.Module("kerngp")
     module.triple = triple
-    _Pack(module, plan).emit()
-    _Kernel(module, plan).emit()
+    Pack(module, plan).emit()
+    Kernel(module, plan).emit()
     return str(module)
 
 
@@ -43,135 +44,7 @@ def contractions(core: Expr) -> list[Expr]:
     return [e for e in postorder(core) if e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes]
 
 
-class _Function:
-    """What both functions share: the context and the user's arrays."""
-
-    def __init__(self, module: ir.Module, plan: Plan, name: str, args: list[str]):
-        s = plan.schedule
-        self.plan, self.ctx = plan, Context(plan)
-        signature = [("ctx", pointer(I64)), *((a, I64) for a in args)]
-        self.e = Emitter(module, name, signature, s.width, plan.dtype, s.fma, noalias=("ctx",))
-        self._read: dict[int, Any] = {}
-
-    def get(self, slot: int) -> Any:
-        """A number of the context, read once at the function's start."""
-        if slot not in self._read:
-            self._read[slot] = self.e.load_scalar(self.e.arg("ctx"), slot)
-        return self._read[slot]
-
-    def head(self, name: str) -> Any:
-        return self.get(self.ctx.slot(name))
-
-    def read_all(self) -> None:
-        for slot in range(self.ctx.size):
-            self.get(slot)
-
-    def address(self, value: Any, elem: ir.Type) -> Pointer:
-        return Pointer(self.e.builder.inttoptr(value, ir.PointerType()), elem)
-
-    def bytes(self, base: Any, offset: Any, elem: ir.Type) -> Pointer:
-        return self.address(self.e.index_add(base, offset), elem)
-
-    def number(self, d: Component) -> Any:
-        return d.value if isinstance(d, Index) else self.e.k(d)
-
-    def start(self, v: Expr, batch: Any) -> tuple[Pointer, Any]:
-        """The user's array of a variable and the index of its first element in a batch element."""
-        k = v.attr[0]
-        base = self.address(self.get(self.ctx.arg(k, "address")), self.e.elem)
-        return base, self.e.load_scalar(self.address(self.get(self.ctx.arg(k, "offsets")), I64), batch)
-
-    def stride(self, v: Expr, name: str) -> Any:
-        return self.get(self.ctx.arg(v.attr[0], name))
-
-    def parameter(self, v: Expr, d: Component, batch: Any) -> Block:
-        """A component of one of the user's parameters."""
-        e = self.e
-        base, start = self.start(v, batch)
-        return Block([[e.load_splat(base, e.index_add(start, e.index_mul(self.number(d), self.stride(v, "inner"))))]])
-
-    def gather(self, v: Expr, batch: Any, first: Any, count: int, last: Any, put: Callable[[Any, Any, Any], None]) -> None:
-        """Read rows first, ..., first + count - 1 of a variable; rows beyond ``last`` repeat it.
-
-        ``put(row of the tile, component, scalar)`` receives them. Plain loops: this is linear work.
-        """
-        e = self.e
-        base, start = self.start(v, batch)
-        with e.loop(0, count) as row:
-            at = e.index_mul(e.imin(e.index_add(first, row), last), self.stride(v, "row"))
-            at = e.index_add(start, at)
-            with e.loop(0, v.dim) as d:
-                put(row, d, e.load_scalar(base, e.index_add(at, e.index_mul(d, self.stride(v, "inner")))))
-
-
-class _Pack(_Function):
-    """pack(ctx, lo, hi): items are vectors of rows j of batch elements."""
-
-    def __init__(self, module: ir.Module, plan: Plan):
-        super().__init__(module, plan, "pack", ["lo", "hi"])
-
-    def emit(self) -> None:
-        e, plan = self.e, self.plan
-        if not plan.fields_j:
-            e.finish()
-            return
-        self.read_all()
-        width = sum(f.dim for f in plan.fields_j)
-        n = self.head("N")
-        per_batch = e.builder.sdiv(e.index_add(n, e.width - 1), e.k(e.width))
-        with e.loop(e.arg("lo"), e.arg("hi")) as item:
-            batch = e.builder.sdiv(item, per_batch)
-            first = e.index_mul(e.index_sub(item, e.index_mul(batch, per_batch)), e.width)
-            count = e.imin(e.index_sub(n, first), e.width)
-            out = self.address(self.head("records"), e.elem)
-            out = e.ptr(out, e.index_add(e.index_mul(batch, self.head("records_batch")), e.index_mul(first, width)))
-            self._copies(batch, first, count, out, width)
-            self._formulas(batch, first, count, out, width)
-        e.finish()
-
-    def _copies(self, batch: Any, first: Any, count: Any, out: Pointer, width: int) -> None:
-        """Fields that are variables."""
-        e = self.e
-        for f, offset in zip(self.plan.fields_j, Plan.offsets(self.plan.fields_j), strict=True):
-            if f.op == "var":
-                def put(row: Any, d: Any, value: Any, offset: int = offset) -> None:
-                    e.store_scalar(value, out, e.index_add(e.index_mul(row, width), e.index_add(d, offset)))
-
-                self.gather(f, batch, first, count, e.index_sub(self.head("N"), 1), put)
-
-    def _formulas(self, batch: Any, first: Any, count: Any, out: Pointer, width: int) -> None:
-        """Fields to be computed: a vector of rows at a time, from a transposed copy of their variables."""
-        e, plan = self.e, self.plan
-        computed = [f for f in plan.fields_j if f.op != "var"]
-        if not computed:
-            return
-        raw: dict[Expr, Pointer] = {}
-        for v in variables(*computed):
-            if v.attr[2] == "j":
-                raw[v] = e.alloca(v.dim * e.width)
-
-                def put(row: Any, d: Any, value: Any, v: Expr = v) -> None:
-                    e.store_scalar(value, raw[v], e.index_add(e.index_mul(d, e.width), row))
-
-                self.gather(v, batch, first, e.width, e.index_sub(self.head("N"), 1), put)
-
-        def leaf(v: Expr, d: Component) -> Block:
-            if v.attr[2] == "p":
-                return self.parameter(v, d, batch)
-            return Block([[e.load_vec(raw[v], e.index_mul(self.number(d), e.width))]])
-
-        low = Lowering(e, leaf, lambda axes: (1, 1))
-        for f, offset in zip(plan.fields_j, Plan.offsets(plan.fields_j), strict=True):
-            if f.op == "var":
-                continue
-            values = e.alloca(f.dim * e.width)
-            low.each(f, lambda d, value, values=values: e.store_vec(value, values, e.index_mul(self.number(d), e.width)))
-            with e.loop(0, count) as row, e.loop(0, f.dim) as d:
-                value = e.load_scalar(values, e.index_add(e.index_mul(d, e.width), row))
-                e.store_scalar(value, out, e.index_add(e.index_mul(row, width), e.index_add(d, offset)))
-
-
-class _Kernel(_Function):
+class Kernel(Function):
     """tile(ctx, lo, hi, step, worker, slot)."""
 
     def __init__(self, module: ir.Module, plan: Plan):
@@ -192,7 +65,9 @@ class _Kernel(_Function):
         self.read_all()
         for k in self.row_tasks:
             self.states[k] = self._state(self.plan.tasks[k])
-        self.scratch = e.index_add(self.head("scratch"), e.index_mul(e.arg("worker"), self.head("scratch_thread")))
+        self.scratch = e.index_add(
+            self.head("scratch"), e.index_mul(e.arg("worker"), self.head("scratch_thread"))
+        )
         with e.loop(e.arg("lo"), e.arg("hi"), e.arg("step")) as item:
             self._item(item)
         e.finish()
@@ -243,8 +118,11 @@ class _Kernel(_Function):
         size = e.index_mul(self._per_row(task), self.height * 8)
         start = e.index_add(self.scratch, e.index_mul(t, size))
         types = {
-            "sum": (F64, e.elem), "logsumexp": (e.elem, F64), "min": (e.elem, e.int.element), "kmin": (e.elem, e.int.element),
-        }[task.code]  # fmt: skip
+            "sum": (F64, e.elem),
+            "logsumexp": (e.elem, F64),
+            "min": (e.elem, e.int.element),
+            "kmin": (e.elem, e.int.element),
+        }[task.code]
         a, b, c = (
             self.bytes(start, self.get(self.ctx.task(k, name)), elem)
             for name, elem in zip("abc", (*types, e.elem), strict=True)
@@ -265,12 +143,18 @@ class _Kernel(_Function):
         self.p = self.bytes(self.scratch, self.head("p"), e.elem)
         low = Lowering(e, lambda v, d: self.parameter(v, d, self.batch), lambda axes: (1, 1))
         for f, offset in zip(self.plan.fields_p, self.off_p, strict=True):
-            low.each(f, lambda d, value, offset=offset: e.store_vec(
-                value, self.p, e.index_mul(e.index_add(self.number(d), offset), e.width)))  # fmt: skip
+            low.each(
+                f,
+                lambda d, value, offset=offset: e.store_vec(
+                    value, self.p, e.index_mul(e.index_add(self.number(d), offset), e.width)
+                ),
+            )
 
     def _x(self, t: Any) -> Pointer:
         e = self.e
-        return e.ptr(self.bytes(self.scratch, self.head("x"), e.elem), e.index_mul(t, self.plan.raw()[1] * self.height))
+        return e.ptr(
+            self.bytes(self.scratch, self.head("x"), e.elem), e.index_mul(t, self.plan.raw()[1] * self.height)
+        )
 
     def _fields_i(self, t: Any, i0: Any) -> None:
         """The record of a tile: [component][row], first the user's variables, then what is made of them."""
@@ -278,26 +162,40 @@ class _Kernel(_Function):
         last = e.index_sub(self.head("M"), 1)
         raw, _ = self.plan.raw()
         for v, offset in raw.items():
+
             def copy(row: Any, d: Any, value: Any, offset: int = offset) -> None:
                 e.store_scalar(value, x, e.index_add(e.index_mul(e.index_add(d, offset), self.height), row))
 
             self.gather(v, self.batch, i0, self.height, last, copy)
 
         def leaf(v: Expr, d: Component) -> Block:
-            return self.parameter(v, d, self.batch) if v.attr[2] == "p" else self._load_x(x, e.index_add(self.number(d), raw[v]))
+            return (
+                self.parameter(v, d, self.batch)
+                if v.attr[2] == "p"
+                else self._load_x(x, e.index_add(self.number(d), raw[v]))
+            )
 
         low = Lowering(e, leaf, lambda axes: (self.rows if "i" in axes else 1, 1))
         for f, offset in zip(self.plan.fields_i, self.off_i, strict=True):
             if f.op != "var":
-                low.each(f, lambda d, value, offset=offset: self._store_x(value, x, e.index_add(self.number(d), offset)))
+                low.each(
+                    f,
+                    lambda d, value, offset=offset: self._store_x(
+                        value, x, e.index_add(self.number(d), offset)
+                    ),
+                )
         if self.column_tasks:
-            ones = [[e.select(self._exists(i0, r), e.const(1.0), e.const(0.0)).cell] for r in range(self.rows)]
+            ones = [
+                [e.select(self._exists(i0, r), e.const(1.0), e.const(0.0)).cell] for r in range(self.rows)
+            ]
             self._store_x(Block(ones), x, e.k(self.width_i - 1))
 
     def _load_x(self, x: Pointer, component: Any) -> Block:
         e = self.e
         start = e.index_mul(component, self.height)
-        return Block([[e.load_vec(x, e.index_add(start, r * e.width), self._align())] for r in range(self.rows)])
+        return Block(
+            [[e.load_vec(x, e.index_add(start, r * e.width), self._align())] for r in range(self.rows)]
+        )
 
     def _store_x(self, value: Block, x: Pointer, component: Any) -> None:
         e = self.e
@@ -341,7 +239,9 @@ class _Kernel(_Function):
             return Block([[e.load_vec(self.p, at, self._align())]])
 
         self.sources = {"i": from_x, "p": from_p}
-        used = {v for task in self.plan.tasks for v in postorder(task.core) if v.op == "var" and v.attr[2] != "j"}
+        used = {
+            v for task in self.plan.tasks for v in postorder(task.core) if v.op == "var" and v.attr[2] != "j"
+        }
         small = sorted((v for v in used if v.dim <= UNROLL), key=lambda v: (v.attr[2], v.attr[0]))
         room = PRELOAD
         for v in small:
@@ -480,7 +380,10 @@ class _Kernel(_Function):
         """Sum the lanes of the block's partial sums and add them to this slot's float64 sums."""
         e, block = self.e, self.plan.schedule.block_j
         sums = self.address(self.head("sums"), F64)
-        base = e.index_add(e.index_mul(e.arg("slot"), self.head("sums_slot")), e.index_mul(self.batch, self.head("sums_batch")))
+        base = e.index_add(
+            e.index_mul(e.arg("slot"), self.head("sums_slot")),
+            e.index_mul(self.batch, self.head("sums_batch")),
+        )
         with e.loop(0, self.columns_dim) as c, e.loop(0, block, e.width) as jj:
             at = e.index_mul(e.index_add(e.index_mul(c, block), jj), e.width)
             vectors = [e.load_vec(self._partial(), e.index_add(at, n * e.width)) for n in range(e.width)]
@@ -497,7 +400,11 @@ class _Kernel(_Function):
         for k in self.row_tasks:
             state, tile, task = self.states[k], self._tile_of(k, t), self.plan.tasks[k]
             state.tile = tile
-            low = Lowering(e, lambda v, d: self._leaf(v, d, range(1), None), lambda axes: (self.rows if "i" in axes else 1, 1))
+            low = Lowering(
+                e,
+                lambda v, d: self._leaf(v, d, range(1), None),
+                lambda axes: (self.rows if "i" in axes else 1, 1),
+            )
             state.finish(low)
             per_row = self._per_row(task)
             row0 = e.index_add(e.index_mul(self._plane(split), m), i0)
@@ -518,80 +425,3 @@ class _Kernel(_Function):
     def _plane(self, split: Any) -> Any:
         """Number of the (split, batch) plane of an output."""
         return self.e.index_add(self.e.index_mul(split, self.head("batches")), self.batch)
-
-
-class SignalState(State):
-    """sum_j k_ij b_jc for any number of columns c: a block of k in memory, then rank-one updates."""
-
-    def __init__(self, kernel: _Kernel, task: Task):
-        super().__init__(kernel.e, task, kernel.rows)
-        self.kernel = kernel
-        self.count: Any = None
-
-    def init(self, tile: Tile) -> None:
-        e = self.e
-        zero = e._constant(e._vector(F64), 0.0)
-        with e.loop(0, e.index_mul(self.kernel.head("E"), self.height), e.width) as at:
-            e.store_vec(zero, tile.a, at, 8)
-
-    def open(self, tile: Tile) -> None:
-        self.tile = tile
-        self.values = self.kernel.bytes(self.kernel.scratch, self.kernel.head("k"), self.e.elem)
-
-    def at_column(self, lows: list[Lowering], jj: Any) -> None:
-        e = self.e
-        for n, low in enumerate(lows):
-            value = e.expand(low.scalar(self.task.core), (self.rows, 1))
-            start = e.index_mul(e.index_add(jj, n), self.height)
-            for r in range(self.rows):
-                e.store_vec(value.cells[r][0], self.values, e.index_add(start, r * e.width))
-
-    def update(self, j0: Any, count: Any) -> None:
-        """Add the block's contribution: a few signal columns at a time, in registers."""
-        e, head = self.e, self.kernel.head
-        assert self.tile is not None
-        signal = self.kernel.address(head("signal"), e.elem)
-        start = e.load_scalar(self.kernel.address(head("signal_offsets"), I64), self.kernel.batch)
-        stride = head("signal_row")
-        signal = e.ptr(signal, e.index_add(start, e.index_mul(j0, stride)))
-        several = self.kernel.plan.schedule.signal_columns
-        whole = e.index_sub(head("E"), e.builder.srem(head("E"), e.k(several)))
-        with e.loop(0, whole, several) as c:
-            self._update(signal, stride, c, several, count)
-        with e.loop(whole, head("E")) as c:
-            self._update(signal, stride, c, 1, count)
-
-    def _update(self, signal: Pointer, stride: Any, c: Any, several: int, count: Any) -> None:
-        e = self.e
-        assert self.tile is not None
-        total = [e.var(e.expand(e.const(0.0), (self.rows, 1))) for _ in range(several)]
-        with e.loop(0, count) as jj:
-            start = e.index_mul(jj, self.height)
-            k = Block([[e.load_vec(self.values, e.index_add(start, r * e.width), 32)] for r in range(self.rows)])
-            at = e.index_add(e.index_mul(jj, stride), c)
-            for q, t in enumerate(total):  # one broadcast at a time: the sums keep the registers
-                b = Block([[e.load_splat(signal, e.index_add(at, q))]])
-                t.set(e.fma(k, b, t.get()))
-        for q in range(several):
-            sums = e.to_f64(total[q].get())
-            row = e.index_mul(e.index_add(c, q), self.height)
-            for r in range(self.rows):
-                at = e.index_add(row, r * e.width)
-                old = e.load_vec(self.tile.a, at, 8)
-                e.store_vec(e.builder.fadd(old, sums.cells[r][0]), self.tile.a, at, 8)
-
-    def flush(self) -> None:
-        assert self.kernel.block_range is not None
-        self.update(*self.kernel.block_range)
-
-    def finish(self, low: Lowering) -> None:
-        post = self.task.post
-        if post is None:
-            return
-        assert self.tile is not None
-        e, a = self.e, self.tile.a
-        factor = e.expand(e.to_f64(low.scalar(post)), (self.rows, 1))
-        with e.loop(0, self.kernel.head("E")) as c:
-            for r in range(self.rows):
-                at = e.index_add(e.index_mul(c, self.height), r * e.width)
-                e.store_vec(e.builder.fmul(e.load_vec(a, at, 8), factor.cells[r][0]), a, at, 8)
