@@ -213,7 +213,9 @@ def _shifted(v: Expr, by: int) -> Expr:
 
 
 def _sizes(expr: Expr, args: Sequence[Tensor]) -> Sizes:
-    found: dict[str, int] = {v.attr[2]: args[v.attr[0]].shape[-2] for v in variables(expr) if v.attr[2] != "p"}
+    found: dict[str, int] = {
+        v.attr[2]: args[v.attr[0]].shape[-2] for v in variables(expr) if v.attr[2] != "p"
+    }
     return found.get("i", 1), found.get("j", 1)
 
 

@@ -117,7 +117,11 @@ def test_digests_are_the_same_in_every_process() -> None:
     code = f"from kerngp.engine import ops\nfrom kerngp.engine.expr import *\nprint(({GAUSSIAN}).digest)"
     out = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_with_hash_seed(seed)
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=_with_hash_seed(seed),
         ).stdout.strip()
         for seed in ("0", "1")
     }
@@ -132,9 +136,27 @@ def _with_hash_seed(seed: str) -> dict[str, str]:
 
 def test_digests_differ_between_formulas() -> None:
     x, y = Vi(0, 2), Vj(1, 2)
-    family = [x + y, y + x, x - y, x * y, x * 0.0, x * -0.0, x * 1.0, x**1, node("powi", x, attr=(1,)), x[0], x[1],
-              Vi(0, 3), Vi(1, 2), Vj(0, 2), Pm(0, 2), ops.concat(x, y), x[0:1], node("exp_scaled", x, attr=(-1.0,)),
-              node("exp_scaled", x, attr=(-1,))]  # fmt: skip
+    family = [
+        x + y,
+        y + x,
+        x - y,
+        x * y,
+        x * 0.0,
+        x * -0.0,
+        x * 1.0,
+        x**1,
+        node("powi", x, attr=(1,)),
+        x[0],
+        x[1],
+        Vi(0, 3),
+        Vi(1, 2),
+        Vj(0, 2),
+        Pm(0, 2),
+        ops.concat(x, y),
+        x[0:1],
+        node("exp_scaled", x, attr=(-1.0,)),
+        node("exp_scaled", x, attr=(-1,)),
+    ]
     distinct = set(family)
     assert len({f.digest for f in distinct}) == len(distinct)
 

@@ -87,13 +87,21 @@ def test_formulas_of_one_axis_or_none(dtype: torch.dtype) -> None:
 def test_empty_axes(options_: Options, dtype: torch.dtype) -> None:
     f = gaussian(3, 2)
     for M, N in ((0, 5), (4, 0), (0, 0)):
-        args = (torch.randn(M, 3, dtype=dtype), torch.randn(N, 3, dtype=dtype), torch.randn(N, 2, dtype=dtype))
+        args = (
+            torch.randn(M, 3, dtype=dtype),
+            torch.randn(N, 3, dtype=dtype),
+            torch.randn(N, 2, dtype=dtype),
+        )
         for axis, rows in (("j", M), ("i", N)):
             got = tensor(map_reduce(f, SUM, args, axis=axis, options=options_))
             assert torch.equal(got, torch.zeros(rows, 2, dtype=dtype))
-        assert torch.equal(tensor(map_reduce(f, SUM, args, axis="ij", options=options_)), torch.zeros(2, dtype=dtype))
+        assert torch.equal(
+            tensor(map_reduce(f, SUM, args, axis="ij", options=options_)), torch.zeros(2, dtype=dtype)
+        )
     x = torch.empty(0, 3, dtype=dtype, requires_grad=True)
-    out = tensor(map_reduce(gaussian(), SUM, (x, torch.randn(5, 3, dtype=dtype), torch.randn(5, 1, dtype=dtype))))
+    out = tensor(
+        map_reduce(gaussian(), SUM, (x, torch.randn(5, 3, dtype=dtype), torch.randn(5, 1, dtype=dtype)))
+    )
     (g,) = torch.autograd.grad(out.sum(), x)
     assert g.shape == (0, 3)
 
@@ -209,7 +217,12 @@ def test_several_outputs_in_one_pass(launches) -> None:
 def test_outputs_of_different_reductions(launches) -> None:
     q = ops.sqdist(Vi(0, 3), Vj(1, 3))
     args = arguments(q, 33, 71, torch.float64)
-    outputs = (Output(q, MIN_ARGMIN, "j"), Output(-q, LOGSUMEXP, "j"), Output(q, ARGMIN, "i"), Output(q, SUM, "ij"))
+    outputs = (
+        Output(q, MIN_ARGMIN, "j"),
+        Output(-q, LOGSUMEXP, "j"),
+        Output(q, ARGMIN, "i"),
+        Output(q, SUM, "ij"),
+    )
     found = map_reduce_many(outputs, args, options=CPU)
     for o, got in zip(outputs, found, strict=True):
         for g, w in zip(got, exact(o.expr, o.reduction, args, axis=o.axis), strict=True):
@@ -401,9 +414,17 @@ BAD = {
         ShapeError,
         r"the formula uses argument 2 \(Vj\(2,1\)\) but only 2 were given",
     ),
-    "not a tensor": (lambda a: [a[0].numpy(), *a[1:]], DTypeError, r"argument 0 is a ndarray; expected a torch tensor"),
+    "not a tensor": (
+        lambda a: [a[0].numpy(), *a[1:]],
+        DTypeError,
+        r"argument 0 is a ndarray; expected a torch tensor",
+    ),
     "a list": (lambda a: [[[0.0] * 3], *a[1:]], DTypeError, r"argument 0 is a list; expected a torch tensor"),
-    "integers": (lambda a: [a[0].long(), *a[1:]], DTypeError, r"argument 0 .* dtype torch.int64; expected a floating"),
+    "integers": (
+        lambda a: [a[0].long(), *a[1:]],
+        DTypeError,
+        r"argument 0 .* dtype torch.int64; expected a floating",
+    ),
     "booleans": (lambda a: [*a[:2], a[2] > 0], DTypeError, r"argument 2 .* dtype torch.bool"),
     "complex": (lambda a: [a[0].cfloat(), *a[1:]], DTypeError, r"argument 0 .* dtype torch.complex64"),
     "two dtypes": (
@@ -411,8 +432,16 @@ BAD = {
         DTypeError,
         r"argument 1 .* has dtype torch.float64, arguments before it torch.float32",
     ),
-    "wrong dim": (lambda a: [a[0][:, :2], *a[1:]], ShapeError, r"argument 0 .* has shape \(4, 2\); expected \(..., M, 3\)"),
-    "wrong dim of j": (lambda a: [*a[:2], a[2][:, 0]], ShapeError, r"argument 2 .* has shape \(5,\); expected \(..., N, 1\)"),
+    "wrong dim": (
+        lambda a: [a[0][:, :2], *a[1:]],
+        ShapeError,
+        r"argument 0 .* has shape \(4, 2\); expected \(..., M, 3\)",
+    ),
+    "wrong dim of j": (
+        lambda a: [*a[:2], a[2][:, 0]],
+        ShapeError,
+        r"argument 2 .* has shape \(5,\); expected \(..., N, 1\)",
+    ),
     "a scalar": (lambda a: [a[0], torch.tensor(1.0), a[2]], ShapeError, r"argument 1 .* has shape \(\)"),
     "row mismatch": (
         lambda a: [a[0], a[1], a[2][:4]],
@@ -459,9 +488,13 @@ def test_bad_calls() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(BackendUnavailable, match="backend='cuda' is not part of this version; use backend='auto'"):
+    with pytest.raises(
+        BackendUnavailable, match="backend='cuda' is not part of this version; use backend='auto'"
+    ):
         map_reduce(F3, SUM, good(), options=Options(backend="cuda"))
-    with pytest.raises(BackendUnavailable, match="backend='cpu' was asked for, but the arguments are on meta"):
+    with pytest.raises(
+        BackendUnavailable, match="backend='cpu' was asked for, but the arguments are on meta"
+    ):
         map_reduce(F3, SUM, [a.to("meta") for a in good()], options=CPU)
     with pytest.raises(OptionError, match="backend='gpu' is unknown; expected one of"):
         Options(backend="gpu")

@@ -192,13 +192,17 @@ def test_rewrites_preserve_values(name: str) -> None:
 
 
 def _constant_folds() -> list[str]:
-    return sorted(n for n, op in OPS.items() if is_elementwise(n) and op.fold is not None and n not in ATTRIBUTES)
+    return sorted(
+        n for n, op in OPS.items() if is_elementwise(n) and op.fold is not None and n not in ATTRIBUTES
+    )
 
 
 @pytest.mark.parametrize("name", _constant_folds())
 def test_folding_constants_is_the_definition(name: str) -> None:
     arity = OPS[name].arity
-    for values in torch.cartesian_prod(*[torch.tensor([0.25, 1.0, 2.0, 3.5]).double()] * arity).reshape(-1, arity):
+    for values in torch.cartesian_prod(*[torch.tensor([0.25, 1.0, 2.0, 3.5]).double()] * arity).reshape(
+        -1, arity
+    ):
         f = node(name, *(ops.as_expr(float(v)) for v in values))
         folded = ops.value_of(rewrite.simplify(f))
         want = OPS[name].reference(*values)
@@ -236,7 +240,10 @@ def test_composites_have_their_meaning() -> None:
         "norm2": (ops.norm2(x - y), (left - right).norm(dim=-1)),
         "sqnorm2": (ops.sqnorm2(x - y), (left - right).square().sum(-1)),
         "weighted 1": (ops.weighted_sqdist(Pm(2, 9)[0], x, y), matrix[0] * (left - right).square().sum(-1)),
-        "weighted D": (ops.weighted_sqdist(Pm(2, 9)[2:5], x, y), ((left - right).square() * matrix[2:5]).sum(-1)),
+        "weighted D": (
+            ops.weighted_sqdist(Pm(2, 9)[2:5], x, y),
+            ((left - right).square() * matrix[2:5]).sum(-1),
+        ),
         "weighted D x D": (ops.weighted_sqdist(Pm(2, 9), x, y), full),
     }
     for name, (f, want) in cases.items():

@@ -32,7 +32,9 @@ BACKENDS = pytest.mark.parametrize("options", [REFERENCE, CPU], ids=["reference"
 
 
 def with_k(r: Reduction, k: int = 3) -> Reduction:
-    return {"kmin": KMIN, "argkmin": ARGKMIN, "kmin_argkmin": KMIN_ARGKMIN}[r.name](k) if r.code == "kmin" else r
+    return (
+        {"kmin": KMIN, "argkmin": ARGKMIN, "kmin_argkmin": KMIN_ARGKMIN}[r.name](k) if r.code == "kmin" else r
+    )
 
 
 ALL = [with_k(r) for r in REDUCTIONS.values()]
@@ -43,7 +45,10 @@ def rows_of(f: torch.Tensor, r: Reduction, options) -> tuple[torch.Tensor, ...]:
     m, n = f.shape
     # f_ij = <f_i, e_j> would turn inf * 0 into NaN: each row is its own batch element
     out = map_reduce(Vj(0, 1), r, (f.reshape(m, n, 1),), sizes=(1, None), options=options)
-    return tuple(o.squeeze(-3) if r.code == "kmin" else o.squeeze(-2) for o in (out if isinstance(out, tuple) else (out,)))
+    return tuple(
+        o.squeeze(-3) if r.code == "kmin" else o.squeeze(-2)
+        for o in (out if isinstance(out, tuple) else (out,))
+    )
 
 
 def row(values: list[float], r: Reduction, options) -> list:
@@ -265,6 +270,17 @@ def test_selection_over_both_axes_is_refused() -> None:
 
 
 def test_the_table_has_every_reduction() -> None:
-    assert set(REDUCTIONS) == {"sum", "logsumexp", "min", "max", "argmin", "argmax", "min_argmin", "max_argmax",
-                               "kmin", "argkmin", "kmin_argkmin"}  # fmt: skip
+    assert set(REDUCTIONS) == {
+        "sum",
+        "logsumexp",
+        "min",
+        "max",
+        "argmin",
+        "argmax",
+        "min_argmin",
+        "max_argmax",
+        "kmin",
+        "argkmin",
+        "kmin_argkmin",
+    }
     assert repr(KMIN(4)) == "kmin(k=4)" and KMIN(4) is KMIN(4) and KMIN(4) != KMIN(5)
