@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..engine.arrays import adopt
-from ..errors import OptionError, ShapeError
+from ..errors import BackendUnavailable, OptionError, ShapeError
 from ..options import current
 from .pairwise import NON_NEGATIVE
 from .resolve import MatrixKernel, resolve_kernel
@@ -156,6 +156,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags.input_tags.positive_only = isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE
         return tags
 
+    @torch.no_grad()  # hyperparameters may be tensors that ask for gradients; the estimator has none
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRidge:
         """Solve for the coefficients.
 
@@ -214,6 +215,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_iter_ = max(1, *(s.iterations for s in result.solutions))
         return self
 
+    @torch.no_grad()
     def predict(self, X: Any) -> Any:
         """Predict: one fused pass over the pairs of new and training points, in constant memory.
 
@@ -333,6 +335,14 @@ def _alphas(alpha: Any, targets: int) -> np.ndarray:
 
 
 def _device(device: str | None, X: Any) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
+    if device is None:
+        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
+    try:
+        out = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise OptionError(
+            f"device={device!r} is no device; expected a name such as 'cpu' or 'cuda:0'."
+        ) from None
+    if out.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"device={device!r}: torch sees no CUDA device; use device='cpu'.")
+    return out

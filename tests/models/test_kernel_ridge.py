@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.ops import dot, exp, sqdist, total
-from kerngp.errors import DataError, FormulaError, OptionError, ShapeError, SolveError
+from kerngp.errors import BackendUnavailable, DataError, FormulaError, OptionError, ShapeError, SolveError
 from kerngp.models import RBF, FormulaKernel, KernelRidge, Matern, RidgePlan, White
 from kerngp.models.pairwise import PAIRWISE
 from kerngp.models.ridge_plan import CHOLESKY_ROWS, PCG_ROWS, make_plan
@@ -447,6 +447,14 @@ def test_one_or_two_points(solver, n):
     )
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_hyperparameters_that_ask_for_gradients(solver):
+    X, y = data(40)
+    kernel = RBF(torch.tensor(0.7, dtype=torch.float64, requires_grad=True)) + White(torch.tensor(0.1))
+    model = KernelRidge(kernel=kernel, solver=solver, tol=1e-10).fit(X, y)
+    close(model, X, KernelRidge(kernel=RBF(0.7), alpha=1.1).fit(X, y).predict(X), 1e-6)
+
+
 def test_predict_in_one_pass(launches):
     X, y = data(200, targets=3)
     model = KernelRidge(kernel=RBF() + Matern(2.5)).fit(X, y)
@@ -526,6 +534,15 @@ def test_a_kernel_that_overflows_is_an_error_not_a_warning():
     X, y = data(30)
     with pytest.raises(SolveError, match="the kernel overflows or is not defined"):
         KernelRidge(kernel="poly", degree=400, coef0=1e3).fit(X * 1e3, y)
+
+
+def test_devices():
+    with pytest.raises(OptionError, match="device='gpu' is no device"):
+        KernelRidge(device="gpu").fit(X0, y0)
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendUnavailable, match="device='cuda': torch sees no CUDA device"):
+            KernelRidge(device="cuda").fit(X0, y0)
+    assert KernelRidge(device="cpu").fit(X0, y0).predict(X0).shape == (20,)
 
 
 def test_predict_before_fit_and_with_other_columns():
