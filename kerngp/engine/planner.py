@@ -134,7 +134,8 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     elif signal:
         rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
     elif codes == {"logsumexp"}:
-        rows, columns, block_signal = 2, 16, 4
+        components = sum(t.core.dim for t in tasks)
+        rows, columns, block_signal = 2, max(2, 16 // components), 4  # long code compiles slowly
         breadth = 2
     else:
         rows, columns, block_signal = 4, 1, 4

@@ -380,8 +380,8 @@ def test_data_far_from_the_origin(shift: float, expanded: list[bool]) -> None:
     (size,) = exact(ops.absolute(GAUSS64), SUM, args)
     assert expanded == [True, False]
     assert_close(differences, want, 128 * EPS[torch.float32] * size, "differences")
-    # the planner's promise on the error of a squared distance, times the slope of exp
-    assert_close(near, want, 1.5 * cpu.GUARD * size, "inner products")
+    # the promise on the error of a squared distance, times the slope of exp
+    assert_close(near, want, 1.5 * cpu.NEAR * size, "inner products")
 
 
 def test_widely_spread_data_takes_differences(expanded: list[bool]) -> None:

@@ -31,6 +31,7 @@ name = "cpu"
 
 WIDE = 16  # components of an output from which it has a pass of its own
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
+NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
 
@@ -197,7 +198,8 @@ def _centres(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry)
     """A centre for each distance that may be expanded around it; None if rounding forbids it.
 
     Expanding |u - v|^2 costs a rounding of |u - c|^2 + |v - c|^2, which must stay below `GUARD`. The
-    origin is tried first: it needs no pass over the data to find, and none to subtract.
+    origin is tried first: it needs no pass over the data to find, and none to subtract. It must be
+    better than that, `NEAR`: data that are merely off-centre keep their digits.
     """
     unit = torch.finfo(g.dtype).eps / 2
     found = []
@@ -205,7 +207,7 @@ def _centres(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry)
         u, v = (_side(f, args, g) for f in e.args[0].args[0].args)
         centre = torch.zeros(u.shape[-1], dtype=g.dtype)
         worst = sum(float(torch.linalg.vector_norm(r, dim=-1).amax()) ** 2 for r in (u, v))
-        if not worst * unit <= GUARD:
+        if not worst * unit <= NEAR:
             centre = v.mean(-2)
             shifted = (r - centre.unsqueeze(-2) for r in (u, v))
             worst = sum(float(torch.linalg.vector_norm(r, dim=-1).amax()) ** 2 for r in shifted)
