@@ -473,6 +473,21 @@ elementwise(
     doc="exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand",
 )
 
+
+def _code_exp_nonpos(t, a):
+    return t.call("exp_nonpos", a, accurate=False)
+
+
+elementwise(
+    "exp_nonpos",
+    1,
+    torch.exp,
+    _code_exp_nonpos,
+    lambda g, a: (g * node("exp_nonpos", a),),
+    sign=lambda s, attr: 1,
+    doc="exp(a) for a <= 0; written by a rewrite, never by hand",
+)
+
 # ---------------------------------------------------------------- kernel profiles of a squared distance
 # Written as functions of q = r^2 because their derivatives in q stay finite at coincident points.
 

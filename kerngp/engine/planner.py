@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .expr import Expr, const, postorder, variables
 from .plan import Output, Plan, Schedule, Task
-from .rewrite import distances, expand_distances, factor, hoist, product, simplify, strengthen
+from .rewrite import Facts, distances, expand_distances, factor, hoist, product, simplify, strengthen
 
 UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
@@ -53,12 +53,19 @@ def expandable(outputs: tuple[Output, ...]) -> tuple[Expr, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def prepare(
-    outputs: tuple[Output, ...], args: int, dtype: str, machine: Machine, expand: bool, symmetric: bool
+    outputs: tuple[Output, ...],
+    args: int,
+    dtype: str,
+    machine: Machine,
+    expand: bool,
+    symmetric: bool,
+    facts: Facts = (),
 ) -> Prepared | None:
     """The plan of a pass, or None if this kind of kernel cannot compute it.
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
+    ``facts`` are signs of parameters, which hold for the arguments of this call.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
     if any(too_large(f) for f in exprs):
@@ -75,7 +82,7 @@ def prepare(
         tasks.append(task)
         posts.append(post)
         signal = own_signal or signal
-    cores = tuple(strengthen(t.core) for t in tasks)
+    cores = tuple(strengthen(t.core, facts) for t in tasks)
     fields = hoist((*cores, *(t.post for t in tasks)))
     n = len(tasks)
     done = tuple(
@@ -105,6 +112,13 @@ def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | No
         return Task("sum", parts.pair or const(1.0), parts.post, signal=True), None, parts.signal
     core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
     return Task("sum", core, parts.post, dim=f.dim), None, None
+
+
+@functools.lru_cache(maxsize=4096)
+def decisive(outputs: tuple[Output, ...]) -> tuple[int, ...]:
+    """Scalar parameters in the argument of an exponential: their signs may make it cheaper."""
+    inside = [e.args[0] for o in outputs for e in postorder(o.expr) if e.op == "exp"]
+    return tuple(v.attr[0] for v in variables(*inside) if v.attr[2] == "p" and v.dim == 1)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 simplify           constants folded, neutral elements dropped, scalars pulled out of inner sums
 factor             a summand as (kept-axis factor) x (core): the factor leaves the loop
-strengthen         exp(-c q) with q >= 0 becomes one cheaper op
+strengthen         exp of what is provably <= 0 becomes a cheaper op; divisors leave the pairs
 expand_distances   |u - v|^2 becomes |u|^2 + |v|^2 - 2 <u, v> on centred data (large dims only)
 hoist              work that depends on i or on j alone becomes a field, computed once per row
 """
@@ -72,14 +72,18 @@ def _drop_expands(e: Expr) -> Expr:
     return with_args(e, tuple(args))
 
 
-def signs(f: Expr) -> dict[Expr, int]:
+Facts = tuple[tuple[int, int], ...]  # (argument, its sign), for parameters whose sign is known
+
+
+def signs(f: Expr, facts: Facts = ()) -> dict[Expr, int]:
     """For every node: +1 if provably >= 0, -1 if provably <= 0, 0 if unknown (NaN aside)."""
     out: dict[Expr, int] = {}
+    given = dict(facts)
     for e in postorder(f):
         if e.op == "const":
             out[e] = 1 if e.attr[0] >= 0 else -1
         elif e.op == "var":
-            out[e] = 0
+            out[e] = given.get(e.attr[0], 0)
         else:
             rule = OPS[e.op].sign
             out[e] = rule(tuple(out[a] for a in e.args), e.attr) if rule else 0
@@ -88,9 +92,13 @@ def signs(f: Expr) -> dict[Expr, int]:
     return out
 
 
-def strengthen(f: Expr) -> Expr:
-    """exp(-q) and exp(c q) with c q provably <= 0 become ``exp_scaled``, which needs no full range."""
-    known = signs(f)
+def strengthen(f: Expr, facts: Facts = ()) -> Expr:
+    """Cheaper ops of the same value.
+
+    exp(-q), exp(c q) and exp(a), where the argument is provably <= 0, need no full range. A quotient of
+    a pair by what depends on one side alone is a product with a reciprocal that is hoisted.
+    """
+    known = signs(f, facts)
 
     def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
         if e.op == "exp":
@@ -100,6 +108,11 @@ def strengthen(f: Expr) -> Expr:
             c = value_of(a.args[0]) if a.op == "mul" else None
             if c is not None and c < 0 and known[a.args[1]] == 1:
                 return node("exp_scaled", new.args[1], attr=(c,))
+            if known[a] == -1:
+                return node("exp_nonpos", new)
+        if e.op == "div" and {"i", "j"} <= e.args[0].axes and not {"i", "j"} <= e.args[1].axes:
+            c = value_of(e.args[1])
+            return args[0] * (node("inv", args[1]) if c is None else const(1.0 / c)) if c != 0.0 else e
         return with_args(e, args)
 
     return rebuild(f, change)

@@ -20,7 +20,8 @@ from ...options import Options
 from ..autodiff import transpose
 from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, shapes_of
-from ..planner import Machine, Prepared, expandable, prepare
+from ..planner import Machine, Prepared, decisive, expandable, prepare
+from ..rewrite import Facts
 from ..symmetry import Halved, halve
 from ..threads import parallel
 from . import reference
@@ -159,11 +160,23 @@ def _plan_call(
         normal, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
         count = len(args)
     centres = _centres(normal, args, g) if options.precision != "exact" and expandable(normal) else None
-    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), halved is not None)
+    facts = _facts(normal, args)
+    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), halved is not None, facts)
     if ready is None:
         return None
     results = _execute(ready, normal, (*args, *(centres or ())), g, options)
     return results if halved is None else [(_joined(halved, results, args, outputs[0].expr.dim, g),)]
+
+
+def _facts(outputs: tuple[Output, ...], args: tuple[Tensor, ...]) -> Facts:
+    """Signs of the parameters that decide about an exponential."""
+    found = []
+    for k in decisive(outputs):
+        if args[k].numel() == 1:
+            value = args[k].item()
+            if value >= 0 or value <= 0:  # not NaN
+                found.append((k, 1 if value >= 0 else -1))
+    return tuple(found)
 
 
 def _halved(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry) -> Halved | None:
