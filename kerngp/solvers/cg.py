@@ -15,9 +15,9 @@ It differs from the textbook in five ways. (1) Every column has its own a and c;
 converged waits, and is taken out of the products with the next inspection. (2) x, r, p and all scalar
 products are float64 even if A is float32; only A p is rounded. (3) The recursive r drifts away from
 b - A x, so at inspections - every ``refresh`` iterations and whenever columns claim convergence - the
-true residual is computed and put in its place (residual replacement, van der Vorst and Ye, 2000); if
-the drift was large the column starts again from there, which is iterative refinement. x goes into
-that product as a float32 number plus its float32 remainder, and the entries in their exact form.
+true residual is computed, all in float64. It takes the place of r while the two are close (residual
+replacement, van der Vorst and Ye, 2000); once r has become much smaller than the truth the column
+starts again from there, which is iterative refinement.
 (4) Columns whose restarts no longer help are given back as stagnated. Iterates are judged by the
 energy x'Ax / 2 - b'x, which falls with the error in the A-norm at every step, whereas |b - A x| of a
 perfectly healthy run may rise for a long time; residuals decide between equal energies.
@@ -213,8 +213,9 @@ class _Work:
         norm, given = self._relative(truth.norm(dim=-2)), self._relative(rounded.norm(dim=-2))
         if not bool(torch.isfinite(norm[unfinished]).all()):
             return self._fail(unfinished & ~torch.isfinite(norm), Status.nan)
-        drift = self._relative((truth - self.R).norm(dim=-2))
-        restart = unfinished & (drift > 0.1 * norm)
+        drift, known = self._relative((truth - self.R).norm(dim=-2)), self._relative(self.R.norm(dim=-2))
+        restart = unfinished & (drift > 0.1 * known) & (known <= 0.3 * norm)
+        replace = restart | (unfinished & (drift <= 0.1 * known))
         useless = restart & (norm > 0.5 * self.last)
         self.strikes = torch.where(useless, self.strikes + 1, torch.where(restart, 0.0, self.strikes))
         self.last = torch.where(restart, norm, self.last)
@@ -225,7 +226,7 @@ class _Work:
         self.code[unfinished] = _RUNNING
         self.code[unfinished & hopeless] = _CODE[Status.stagnated]
         self.code[unfinished & (self.best <= tol)] = _CODE[Status.converged]
-        self.R = torch.where(unfinished.unsqueeze(-2), truth, self.R)
+        self.R = torch.where(replace.unsqueeze(-2), truth, self.R)
         self._start(self._retire(restart))
 
     def _energies(self, truth: Tensor) -> Tensor:
@@ -303,23 +304,22 @@ class _Work:
         """Whether any column is unfinished."""
         return bool((self.code < 0).any())
 
-    def _product(self, v: Tensor, exact: bool = False) -> Tensor:
+    def _product(self, v: Tensor) -> Tensor:
         self.products += 1
-        return self.A.matmul(v.to(self.A.torch_dtype), exact=exact).double()
+        return self.A.matmul(v.to(self.A.torch_dtype)).double()
 
     def _precondition(self, r: Tensor) -> Tensor:
         return r.clone() if self.M is None else self.M.matmul(r.to(self.M.torch_dtype)).double()
 
     def _true_residuals(self) -> tuple[Tensor, Tensor]:
         """b - A x for x rounded to the dtype of the result, and for x as it is."""
-        if self.A.torch_dtype == torch.float64 and self.dtype == torch.float64:
-            r = self.B - self._product(self.X, exact=True)
-            return r, r
-        head = self.X.to(self.A.torch_dtype if self.A.torch_dtype != torch.float64 else self.dtype).double()
-        both = self._product(torch.cat([head, self.X - head], -1), exact=True)
-        first, second = both.chunk(2, -1)
-        truth = self.B - first - second
-        return (self.B - first if self.dtype != torch.float64 else truth), truth
+        self.products += 1
+        if self.dtype == torch.float64:
+            truth = self.B - self.A.matmul(self.X, exact=True)
+            return truth, truth
+        head = self.X.to(self.dtype).double()
+        first, second = self.A.matmul(torch.cat([head, self.X - head], -1), exact=True).chunk(2, -1)
+        return self.B - first, self.B - first - second
 
     def _relative(self, norms: Tensor) -> Tensor:
         return norms / torch.where(self.norm_b > 0, self.norm_b, torch.ones_like(self.norm_b))

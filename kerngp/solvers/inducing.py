@@ -265,12 +265,12 @@ def _weights(sample_weight: Any, X: Tensor) -> Tensor:
 def _independent(Kmm: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """T, upper triangular, with T' T = Kmm[keep, keep]; keep leaves out what the others determine.
 
-    The level is that of rounding errors in Knm: about 1e-6 of the diagonal in float32.
+    The level is relative to the diagonal; rounding errors of the products are magnified by its inverse
+    square root.
     """
     from scipy.linalg.lapack import dpstrf  # type: ignore[attr-defined]
 
-    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    level = 10 * eps * float(Kmm.diagonal().max())
+    level = (1e-12 if dtype == torch.float64 else 1e-6) * float(Kmm.diagonal().max())
     factor, order, rank, _ = dpstrf(Kmm.cpu().numpy(), tol=level, lower=0)
     T = torch.from_numpy(factor[:rank, :rank].copy()).triu()
     return T.to(Kmm.device), torch.from_numpy(order[:rank].astype("int64") - 1).to(Kmm.device)

@@ -101,10 +101,14 @@ class KernelOperator(LinearOperator):
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
         (p, q), (_, N), E = self.blocks, self.sizes, b.shape[-1]
-        options = replace(self.options or _options.current(), precision="exact") if exact else self.options
+        options, args = self.options, self.args
+        if exact:
+            options = replace(options or _options.current(), precision="exact")
+            doubled = {id(a): a.double() for a in args}  # equal arguments stay equal
+            args = tuple(doubled[id(a)] for a in args)
         signal = b.reshape(*b.shape[:-2], N, q * E).contiguous()
         expr = product_formula(self.formula, self.blocks, E, len(self.args))
-        out = map_reduce(expr, SUM, (*self.args, signal), sizes=self.sizes, options=options)
+        out = map_reduce(expr, SUM, (*args, signal), sizes=self.sizes, options=options)
         assert isinstance(out, Tensor)
         return out.reshape(*out.shape[:-2], self.sizes[0] * p, E)
 

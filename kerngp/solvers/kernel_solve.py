@@ -188,7 +188,7 @@ _MOVES = ("neg", "sum", "expand", "elem", "elem_t", "extract", "extract_t", "con
 
 
 def _is_linear(formula: Expr, b: Expr) -> bool:
-    """Whether the formula is linear in b by its form: sums and moves of products with exactly one b in each."""
+    """Whether the form of the formula shows that it is linear in b: every product has b exactly once."""
     linear: dict[Expr, bool | None] = {}  # None: does not depend on b
     for e in postorder(formula):
         kinds = [linear[a] for a in e.args]

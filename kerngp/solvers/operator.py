@@ -57,9 +57,9 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        """Product with b of shape (..., N, E), E >= 1, in the operator's dtype and device.
+        """Product with b of shape (..., N, E), E >= 1, on the operator's device, in its dtype.
 
-        With ``exact`` the result may have a wider dtype.
+        With ``exact`` b is float64 and so is everything else, entries included.
         """
 
     @abstractmethod
@@ -103,7 +103,8 @@ class LinearOperator(ABC):
         b : array of shape (N,), (N, E) or (*batch, N, E)
             torch or NumPy, of the operator's dtype; integers are converted.
         exact : bool
-            Ask for the most accurate form of the entries, whatever ``options.precision`` says.
+            Take a float64 b and do everything in float64, from the tensors that the operator is made
+            of, and in the most accurate form. Solvers compute residuals in this way.
 
         Returns
         -------
@@ -120,7 +121,7 @@ class LinearOperator(ABC):
         >>> Dense(torch.eye(2)).matmul(torch.tensor([1.0, 2.0]))
         tensor([1., 2.])
         """
-        t, vector = columns("b", b, self.shape, self.torch_dtype, self.device)
+        t, vector = columns("b", b, self.shape, torch.float64 if exact else self.torch_dtype, self.device)
         if t.shape[-1] == 0:
             batch = torch.broadcast_shapes(self.shape[:-2], t.shape[:-2])
             out = t.new_zeros((*batch, self.shape[-2], 0))
@@ -235,7 +236,7 @@ def columns(
         short = str(dtype).removeprefix("torch.")
         how = f"astype('{short}')" if isinstance(b, np.ndarray) else f"to({dtype})"
         raise DTypeError(
-            f"{name} has dtype {t.dtype}, the operator {dtype}; convert one, for example with {name}.{how}."
+            f"{name} has dtype {t.dtype}, expected {dtype} as the operator has; convert it with {name}.{how}."
         )
     if t.device != device:
         raise DeviceError(f"{name} is on {t.device}, the operator on {device}; move one of them.")
@@ -425,7 +426,7 @@ class Dense(LinearOperator):
             return self.matrix @ b
         step = max(1, (1 << 22) // max(1, self.matrix[..., :1, :].numel()))  # a few rows in float64 at a time
         rows = (self.matrix[..., i : i + step, :].double() for i in range(0, max(1, self.shape[-2]), step))
-        return torch.cat([r @ b.double() for r in rows], -2)
+        return torch.cat([r @ b for r in rows], -2)
 
     def _transpose(self) -> Dense:
         return Dense(self.matrix.mT)
@@ -484,7 +485,7 @@ class Diagonal(LinearOperator):
         return self.values.expand(*self.shape[:-1])
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self._full().unsqueeze(-1) * b
+        return self._full().to(b.dtype).unsqueeze(-1) * b
 
     def _transpose(self) -> Diagonal:
         return self
@@ -530,7 +531,9 @@ class AddedDiagonal(LinearOperator):
         return Diagonal(self.values.to(self.torch_dtype), n=self.shape[-1])
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self.base._matmul(b, exact) + self._diagonal()._matmul(b, exact)
+        return self.base._matmul(b, exact) + Diagonal(self.values.to(b.dtype), n=self.shape[-1])._matmul(
+            b, exact
+        )
 
     def _transpose(self) -> AddedDiagonal:
         return AddedDiagonal(self.base.T, self.values)
@@ -602,7 +605,7 @@ class Scaled(LinearOperator):
         return self.alpha.to(self.torch_dtype)
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self._factor() * self.base._matmul(b, exact)
+        return self.alpha.to(b.dtype) * self.base._matmul(b, exact)
 
     def _transpose(self) -> Scaled:
         return Scaled(self.base.T, self.alpha)
