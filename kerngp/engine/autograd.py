@@ -109,7 +109,7 @@ def _selected(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options
         o = Output(transpose(o.expr), o.reduction, "j")
         g = Geometry(g.batch, g.N, g.M, g.dtype, g.device)
     found = launch((o,), args, (g.M, g.N), options)[0]
-    if "value" not in o.reduction.outputs:
+    if "value" not in o.reduction.outputs or g.N == 0:
         return found
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]

@@ -48,6 +48,8 @@ class Op:
     sign : callable (signs, attr) -> int
         +1 if the result is provably >= 0, -1 if provably <= 0, else 0 (NaN aside).
     doc : str
+    public : bool
+        False for ops that only a rewrite writes, where it has proved what they presuppose.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Op:
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""
+    public: bool = True
 
 
 OPS: dict[str, Op] = {}

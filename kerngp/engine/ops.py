@@ -50,6 +50,7 @@ def elementwise(
     fold: Callable | None = None,
     sign: Callable | None = None,
     doc: str = "",
+    public: bool = True,
 ) -> Op:
     """Define an elementwise op. ``partials(g, *args, *attr)`` returns g * d(op)/d(arg) for each arg."""
 
@@ -60,7 +61,9 @@ def elementwise(
             for h, a in zip(grads, e.args, strict=True)
         )
 
-    return define(Op(name, arity, same_dim, reference, vjp, code=code, fold=fold, sign=sign, doc=doc))
+    return define(
+        Op(name, arity, same_dim, reference, vjp, code=code, fold=fold, sign=sign, doc=doc, public=public)
+    )
 
 
 def widen(x: Expr, dim: int) -> Expr:
@@ -470,7 +473,8 @@ elementwise(
     _code_exp_scaled,
     lambda g, q, c: (g * (c * node("exp_scaled", q, attr=(c,))),),
     sign=lambda s, attr: 1,
-    doc="exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand",
+    doc="exp(c q) for a number c < 0 and q >= 0",
+    public=False,
 )
 
 
@@ -485,7 +489,8 @@ elementwise(
     _code_exp_nonpos,
     lambda g, a: (g * node("exp_nonpos", a),),
     sign=lambda s, attr: 1,
-    doc="exp(a) for a <= 0; written by a rewrite, never by hand",
+    doc="exp(a) for a <= 0",
+    public=False,
 )
 
 # ---------------------------------------------------------------- kernel profiles of a squared distance

@@ -138,8 +138,6 @@ class LazyTensor:
         """Elementwise: 1 where a == b, else 0."""
     def exp(self) -> LazyTensor:
         """Elementwise: exp(a)."""
-    def exp_scaled(self) -> LazyTensor:
-        """Elementwise: exp(c q) for a number c < 0 and q >= 0; written by a rewrite, never by hand."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
     def ge(self, other: Any) -> LazyTensor:

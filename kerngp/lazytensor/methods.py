@@ -48,7 +48,7 @@ def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False)
 
 
 def _elementwise(op: Op) -> None:
-    if op.code is not None and not hasattr(LazyTensor, op.name) and op.name != "powi":
+    if op.public and op.code is not None and not hasattr(LazyTensor, op.name) and op.name != "powi":
         _method(op.name, op.arity, f"Elementwise: {op.doc}.", op.name)
 
 
