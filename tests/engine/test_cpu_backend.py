@@ -215,6 +215,14 @@ def test_symmetric_sums_visit_each_pair_once(M: int, D: int, dtype: torch.dtype,
     assert not any(seen)
 
 
+@pytest.mark.parametrize("batch", [{0: (2,), 2: (2,)}, {3: (2,)}, {2: (3, 1), 3: (2,)}], ids=str)
+def test_symmetric_sums_with_batches(batch: dict) -> None:
+    f = ops.exp(-Pm(3, 1) * ops.sqdist(Vi(0, 3), Vj(1, 3))) * Vj(2, 1)
+    args = arguments(f, 1100, 1100, torch.float32, positive=True, batch={1: (), **batch})
+    args = (args[0], args[0], *args[2:])
+    assert_matches_reference(f, SUM, args, tol=256)
+
+
 def test_formulas_that_are_not_symmetric_are_not_halved() -> None:
     x = torch.randn(1100, 3)
     b = torch.randn(1100, 1)

@@ -98,6 +98,12 @@ def test_empty_axes(options_: Options, dtype: torch.dtype) -> None:
         assert torch.equal(
             tensor(map_reduce(f, SUM, args, axis="ij", options=options_)), torch.zeros(2, dtype=dtype)
         )
+    x = torch.randn(4, 2, dtype=dtype, requires_grad=True)
+    for r, value in ((SUM, 0.0), (LOGSUMEXP, -math.inf), (MIN, math.inf), (MAX, -math.inf)):
+        out = tensor(
+            map_reduce(Vi(0, 2) * Vj(1, 2), r, (x, torch.empty(0, 2, dtype=dtype)), options=options_)
+        )
+        assert torch.equal(out.detach(), torch.full((4, 2), value, dtype=dtype))
     x = torch.empty(0, 3, dtype=dtype, requires_grad=True)
     out = tensor(
         map_reduce(gaussian(), SUM, (x, torch.randn(5, 3, dtype=dtype), torch.randn(5, 1, dtype=dtype)))
@@ -335,6 +341,31 @@ def test_indices_carry_no_gradient() -> None:
     x, y = arguments(f, 4, 5)
     out = tensor(map_reduce(f, ARGMIN, (x.requires_grad_(), y)))
     assert not out.requires_grad
+
+
+@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap", "dual"])
+def test_transforms_of_torch_are_refused_not_wrong(transform: str) -> None:
+    """A derivative lost silently would be worse than an error."""
+    from torch.autograd import forward_ad
+
+    f = gaussian()
+    x, y, b = arguments(f, 4, 5)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return tensor(map_reduce(f, SUM, (x, y, b)))
+
+    with pytest.raises(BackendUnavailable, match="forward-mode derivatives and the transforms of torch.func"):
+        if transform == "jvp":
+            torch.func.jvp(call, (x,), (x,))
+        elif transform == "grad":
+            torch.func.grad(lambda x: call(x).sum())(x)
+        elif transform == "vmap":
+            torch.vmap(call)(torch.stack([x, x]))
+        else:
+            with forward_ad.dual_level():
+                call(forward_ad.make_dual(x, x))
+    with forward_ad.dual_level():  # arguments without a tangent are welcome
+        call(x)
 
 
 # ---------------------------------------------------------------- huge values, NaN
