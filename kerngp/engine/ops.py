@@ -330,7 +330,9 @@ elementwise(
     torch.sqrt,
     lambda t, a: t.sqrt(a),
     lambda g, a: (g * (0.5 * rsqrt(a)),),
-    fold=folded(math.sqrt),
+    fold=first(
+        folded(math.sqrt), lambda args, attr: absolute(args[0].args[0]) if args[0].op == "square" else None
+    ),
     sign=lambda s, attr: 1,
     doc="sqrt(a); its derivative at 0 is taken as 0 (see rsqrt)",
 )

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from .expr import Expr, const, postorder, variables
 from .plan import Output, Plan, Schedule, Task
-from .rewrite import Facts, distances, expand_distances, factor, hoist, product, simplify, strengthen
+from .rewrite import (
+    Facts,
+    distances,
+    expand_distances,
+    factor,
+    hoist,
+    merge_exponentials,
+    product,
+    simplify,
+    strengthen,
+)
 
 UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
@@ -82,7 +92,7 @@ def prepare(
         tasks.append(task)
         posts.append(post)
         signal = own_signal or signal
-    cores = tuple(strengthen(t.core, facts) for t in tasks)
+    cores = tuple(strengthen(merge_exponentials(t.core), facts) for t in tasks)
     fields = hoist((*cores, *(t.post for t in tasks)))
     n = len(tasks)
     done = tuple(

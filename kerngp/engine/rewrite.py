@@ -2,6 +2,7 @@
 
 simplify           constants folded, neutral elements dropped, scalars pulled out of inner sums
 factor             a summand as (kept-axis factor) x (core): the factor leaves the loop
+merge_exponentials exp(a) exp(b) becomes exp(a + b)
 strengthen         exp of what is provably <= 0 becomes a cheaper op; divisors leave the pairs
 expand_distances   |u - v|^2 becomes |u|^2 + |v|^2 - 2 <u, v> on centred data (large dims only)
 hoist              work that depends on i or on j alone becomes a field, computed once per row
@@ -90,6 +91,28 @@ def signs(f: Expr, facts: Facts = ()) -> dict[Expr, int]:
             if e.op == "mul" and e.args[0] is e.args[1]:
                 out[e] = 1
     return out
+
+
+def merge_exponentials(f: Expr) -> Expr:
+    """One exponential for each product, where there were several: exp(a) u exp(b) = u exp(a + b)."""
+
+    def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
+        e = with_args(e, args)
+        if e.op != "mul":
+            return e
+        parts = factors(e)
+        exponents = [p.args[0] for p in parts if p.op == "exp" and p.dim == 1]
+        if len(exponents) < 2:
+            return e
+        total = exponents[0]
+        for a in exponents[1:]:
+            total = total + a
+        rest = [p for p in parts if p.op != "exp" or p.dim > 1]
+        merged = product([*rest, node("exp", total)])
+        assert merged is not None
+        return widen(merged, e.dim)
+
+    return simplify(rebuild(f, change))
 
 
 def strengthen(f: Expr, facts: Facts = ()) -> Expr:
@@ -291,6 +314,7 @@ __all__ = [
     "factors",
     "hoist",
     "is_elementwise",
+    "merge_exponentials",
     "product",
     "signs",
     "simplify",
