@@ -161,7 +161,7 @@ def test_callback(data):
     steps = [p for p in seen if p.phase == "iterate"]
     assert len(steps) == s.iterations
     assert steps[-1].residual < steps[0].residual
-    stopped = InducingPoints(20).solve(
+    stopped = InducingPoints(20, tol=1e-12, form="fused").solve(
         kernel, X, y, 0.1, callback=lambda p: p.phase == "iterate" and p.iteration == 2
     )
     assert stopped.status is Status.stopped
@@ -170,10 +170,10 @@ def test_callback(data):
 def test_few_iterations_is_a_status(data):
     X, y = data
     with pytest.warns(ConvergenceWarning, match="InducingPoints ended with status max_iter"):
-        s = InducingPoints(40, tol=1e-12, max_iter=2).solve(kernel, X, y, 1e-4)
+        s = InducingPoints(40, tol=1e-12, max_iter=2, form="fused").solve(kernel, X, y, 1e-4)
     assert s.status is Status.max_iter
     with pytest.raises(SolveError):
-        InducingPoints(40, tol=1e-12, max_iter=2).solve(kernel, X, y, 1e-4, on_fail="raise")
+        InducingPoints(40, tol=1e-12, max_iter=2, form="fused").solve(kernel, X, y, 1e-4, on_fail="raise")
 
 
 def test_nan_targets(data):
@@ -185,11 +185,12 @@ def test_nan_targets(data):
 
 
 def test_form_follows_the_sizes():
-    assert choose_form(features=3, centers=3000, targets=1) == "fused"
-    assert choose_form(features=3, centers=50, targets=1) == "normal"
-    assert choose_form(features=784, centers=3000, targets=1) == "normal"
-    assert choose_form(features=784, centers=30000, targets=1) == "fused"
-    assert choose_form(features=3, centers=300, targets=100) == "normal"
+    assert choose_form(rows=300_000, features=3, centers=3000, targets=1) == "fused"
+    assert choose_form(rows=300_000, features=3, centers=50, targets=1) == "normal"
+    assert choose_form(rows=3000, features=3, centers=3000, targets=1) == "normal"
+    assert choose_form(rows=300_000, features=784, centers=3000, targets=1) == "normal"
+    assert choose_form(rows=300_000, features=784, centers=30_000, targets=1) == "fused"
+    assert choose_form(rows=300_000, features=3, centers=300, targets=100) == "normal"
 
 
 def test_messages(data):
