@@ -155,12 +155,13 @@ def test_kernels_that_store_their_matrix_are_asked_for_blocks(data):
 
 def test_callback(data):
     X, y = data
-    seen = []
-    s = InducingPoints(20, form="normal").solve(kernel, X, y, 0.1, callback=seen.append)
-    assert seen[0].phase == "normal equations"
-    steps = [p for p in seen if p.phase == "iterate"]
-    assert len(steps) == s.iterations
-    assert steps[-1].residual < steps[0].residual
+    for form, phase in (("normal", "normal equations"), ("fused", "preconditioner")):
+        seen = []
+        s = InducingPoints(20, form=form).solve(kernel, X, y, 0.1, callback=seen.append)
+        assert seen[0].phase == phase
+        steps = [p for p in seen if p.phase == "iterate"]
+        assert [p.iteration for p in steps] == list(range(1, s.iterations + 1))
+        assert steps[-1].residual <= 1e-6
     stopped = InducingPoints(20, tol=1e-12, form="fused").solve(
         kernel, X, y, 0.1, callback=lambda p: p.phase == "iterate" and p.iteration == 2
     )
