@@ -39,8 +39,11 @@ ATTRIBUTES = {
     "extract": lambda d: [(0, d), (d // 3, max(1, d // 2))],
     "extract_t": lambda d: [(0, d), (2, d + 5)],
 }
-# Ops defined for positive numbers only; all others are tried on both signs.
+# Ops defined on one side of zero only; all others are tried on both signs.
 POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_profile", "pow"}
+NEGATIVE = {"exp_nonpos"}
+# Of these, the ones that promise nothing on the other side, not even NaN.
+CONTRACTS = {"exp_scaled", "matern32_profile", "matern52_profile"} | NEGATIVE
 DIMS = (1, 3, 40)  # one component, a few, and more than the generated code unrolls
 
 
@@ -71,8 +74,9 @@ def argument(k: int, dim: int, mixed: bool) -> Expr:
 
 def formulas(name: str, dim: int, mixed: bool = True) -> list[Expr]:
     """The op on arguments of several dims, with several attributes."""
+    sign = -1.0 if name in NEGATIVE else 1.0
     return [
-        node(name, *(argument(k, d, mixed) for k, d in enumerate(dims)), attr=attr)
+        node(name, *(rewrite.simplify(sign * argument(k, d, mixed)) for k, d in enumerate(dims)), attr=attr)
         for dims in dict.fromkeys(dim_patterns(name, dim))
         for attr in attributes(name, dims[0])
     ]
@@ -102,7 +106,7 @@ def test_record_is_complete(name: str) -> None:
 def test_values(name: str, dim: int, dtype: torch.dtype, launches) -> None:
     f = combined(name, dim) or combined(name, 1)
     assert f is not None
-    args = arguments(f, 9, 11, dtype, positive=name in POSITIVE)
+    args = arguments(f, 9, 11, dtype, positive=name in POSITIVE | NEGATIVE)
     powers = 16 if name in ("powi", "pow") else 1  # they multiply the roundings of their base
     assert_matches_reference(f, SUM, args, tol=64 * powers)
     assert launches.cpu == 1, f"{name} is not compiled"
@@ -129,12 +133,17 @@ def _special(arity: int, names: list[str], values: list[float], dtype: torch.dty
 def test_special_values(arity: int, dtype: torch.dtype, launches) -> None:
     """Zeros of both signs, infinities, NaN and ties, against the definition in the same dtype."""
     names = sorted(n for n in OPS if is_elementwise(n) and OPS[n].arity == arity)
-    profiles = {n for n in names if n.endswith("_profile") or n == "exp_scaled"}  # defined for q >= 0
-    values = [0.0, -0.0, 1.0, -1.0, 2.0, -2.5, math.inf, -math.inf, math.nan]
-    _special(arity, [n for n in names if n not in profiles], values, dtype)
-    if profiles:
-        _special(arity, sorted(profiles), [0.0, 1.0, 2.0, 30.0, math.inf, math.nan], dtype)
-    assert launches.cpu == 1 + bool(profiles)
+    groups = {
+        (0.0, -0.0, 1.0, -1.0, 2.0, -2.5, math.inf, -math.inf, math.nan): [
+            n for n in names if n not in CONTRACTS
+        ],
+        (0.0, 1.0, 2.0, 30.0, math.inf, math.nan): [n for n in names if n in CONTRACTS - NEGATIVE],
+        (0.0, -0.0, -1.0, -2.0, -30.0, -math.inf, math.nan): [n for n in names if n in CONTRACTS & NEGATIVE],
+    }
+    for values, some in groups.items():
+        if some:
+            _special(arity, some, list(values), dtype)
+    assert launches.cpu == sum(map(bool, groups.values()))
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
@@ -143,7 +152,9 @@ def test_gradients(name: str) -> None:
     for dim in (1, 2):
         for f in formulas(name, dim):
             if f.dim <= 5:
-                assert_gradients(f, arguments(f, 2, 3, positive=name in POSITIVE), second=f.dim <= 2)
+                assert_gradients(
+                    f, arguments(f, 2, 3, positive=name in POSITIVE | NEGATIVE), second=f.dim <= 2
+                )
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
@@ -151,7 +162,7 @@ def test_gradient_in_generated_code(name: str, launches) -> None:
     """The formulas of the gradients, all arguments at once, compiled."""
     f = combined(name, 2) or combined(name, 1)
     assert f is not None
-    args = arguments(f, 5, 7, torch.float32, positive=name in POSITIVE)
+    args = arguments(f, 5, 7, torch.float32, positive=name in POSITIVE | NEGATIVE)
     e = torch.randn(5, f.dim)
 
     def gradients(options: Options, to: torch.dtype) -> list[torch.Tensor | None]:
@@ -174,14 +185,14 @@ def test_gradient_in_generated_code(name: str, launches) -> None:
 def test_jvp(name: str) -> None:
     for dim in (1, 3):
         for f in formulas(name, dim):
-            assert_jvp(f, arguments(f, 2, 3, positive=name in POSITIVE))
+            assert_jvp(f, arguments(f, 2, 3, positive=name in POSITIVE | NEGATIVE))
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_rewrites_preserve_values(name: str) -> None:
     for dim in (1, 4):
         for f in formulas(name, dim) + formulas(name, dim, mixed=False):
-            args = arguments(f, 3, 4, positive=name in POSITIVE)
+            args = arguments(f, 3, 4, positive=name in POSITIVE | NEGATIVE)
             simple = rewrite.simplify(f)
             assert_same_values(f, simple, args, (3, 4))
             assert_same_values(f, rewrite.strengthen(simple), args, (3, 4))
