@@ -153,6 +153,6 @@ def make_plan(
     pairs = iterations * rows * rows
     if solver == "inducing":
         # the products are formed in every iteration (with the transpose, too), or added up once
-        once = choose_form(features, centers, targets) == "normal"
+        once = choose_form(rows, features, centers, targets) == "normal"
         pairs = 2 * rows * centers * (1 if once else iterations)
     return RidgePlan(solver, rows, features, targets, centers, rank, memory, iterations, pairs, reason)
