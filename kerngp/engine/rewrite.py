@@ -29,7 +29,8 @@ def simplify(f: Expr) -> Expr:
 
     def settle(e: Expr) -> Expr:
         for _ in range(64):  # each rule shrinks the node; the bound only guards against a faulty rule
-            e = _drop_expands(e)
+            dropped = _drop_expands(e)
+            e = e if dropped is e else rebuild_top(dropped)
             rule = OPS[e.op].fold if e.op in OPS else None
             smaller = rule(e.args, e.attr) if rule else None
             if smaller is None or smaller is e:
