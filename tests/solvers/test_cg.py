@@ -177,6 +177,19 @@ def test_float32_result_stagnates_honestly():
     assert "float64" in s.message
 
 
+def test_below_rounding_ends():
+    """No float64 iterate reaches 1e-16: restarts stop helping, and that is noticed."""
+    s = solve(
+        Dense(spd(3.0), psd=True),
+        torch.randn(N, 2, dtype=F),
+        CG(1e-16, 50_000, patience=10**9),
+        on_fail="ignore",
+    )
+    assert s.status is Status.stagnated
+    assert s.iterations < 3000
+    assert float(s.residual_norms.max()) < 1e-12
+
+
 # ---------------------------------------------------------------- other endings
 
 

@@ -61,7 +61,7 @@ def test_equals_the_normal_equations(data, form, centers, weighted):
     assert s.status is Status.converged
     assert s.extra["form"] == form
     assert s.x.shape == (40, 2)
-    assert s.iterations < 60
+    assert s.iterations <= (21 if form == "fused" else 3)  # a preconditioner of the wrong scale takes 24
     predictions_agree(X, s, dense_solution(X, y, s.extra["centers"], 0.1, w), 1e-6)
 
 
