@@ -41,12 +41,15 @@ class Options:
         if self.precision not in PRECISIONS:
             raise OptionError(f"precision={self.precision!r} is unknown; expected one of {PRECISIONS}.")
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
-            raise OptionError(f"threads={self.threads!r} is not a positive integer; pass None for torch's number.")
+            raise OptionError(
+                f"threads={self.threads!r} is not a positive integer; pass None for torch's number."
+            )
         if self.memory_limit < 1 << 20:
             raise OptionError(f"memory_limit={self.memory_limit!r} bytes is below 1 MiB; nothing would fit.")
 
 
-_CURRENT: contextvars.ContextVar[Options] = contextvars.ContextVar("kerngp_options", default=Options())
+_DEFAULT = Options()
+_CURRENT: contextvars.ContextVar[Options] = contextvars.ContextVar("kerngp_options", default=_DEFAULT)
 
 
 def current() -> Options:
