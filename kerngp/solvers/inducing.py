@@ -40,7 +40,8 @@ from .. import options as _options
 from ..engine.arrays import adopt, check_finite, kind_of, restore
 from ..errors import OptionError, ShapeError
 from .cg import CG, Callback
-from .operator import Dense, LinearOperator, columns
+from .checks import columns
+from .operator import Dense, LinearOperator
 from .preconditioners.rpcholesky import RPCholesky
 from .solution import Progress, Solution, Status
 from .solve import ON_FAIL, judge

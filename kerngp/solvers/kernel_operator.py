@@ -19,7 +19,8 @@ from ..engine.ops import concat
 from ..engine.plan import Output, measure, shapes_of
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
-from .operator import LinearOperator, Scalar, _unique
+from .checks import Scalar
+from .operator import LinearOperator, _unique
 
 Tensor = torch.Tensor
 

@@ -13,8 +13,9 @@ from ..engine.expr import Expr, const, postorder, variables
 from ..engine.ops import concat, value_of, zero
 from ..errors import FormulaError, OptionError, ShapeError
 from .cg import CG
+from .checks import require_square
 from .kernel_operator import KernelOperator
-from .operator import LinearOperator, identity, require_square
+from .operator import LinearOperator, identity
 from .solution import Progress
 from .solve import Recipe, solve
 

@@ -17,12 +17,9 @@ import torch
 
 from ..engine.arrays import adopt, is_number, kind_of, restore
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
+from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
 
 Tensor = torch.Tensor
-Scalar = float | Tensor
-
-_NUMPY_DTYPES = {torch.float16: np.float16, torch.bfloat16: np.float32, torch.float32: np.float32,
-                 torch.float64: np.float64}  # fmt: skip
 
 
 class LinearOperator(ABC):
@@ -88,7 +85,7 @@ class LinearOperator(ABC):
     @property
     def dtype(self) -> np.dtype:
         """The NumPy dtype of the entries (SciPy asks for it under this name)."""
-        return np.dtype(_NUMPY_DTYPES[self.torch_dtype])
+        return np.dtype(NUMPY_DTYPES[self.torch_dtype])
 
     @property
     def T(self) -> LinearOperator:
@@ -136,8 +133,8 @@ class LinearOperator(ABC):
 
     def rows(self, idx: Any, cols: Any = None) -> Tensor:
         """The entries of rows ``idx`` (and columns ``cols``), a tensor (*batch, len(idx), N or len(cols))."""
-        picked = None if cols is None else _indices("cols", cols, self.shape[-1], self.device)
-        return self._rows(_indices("idx", idx, self.shape[-2], self.device), picked)
+        picked = None if cols is None else indices("cols", cols, self.shape[-1], self.device)
+        return self._rows(indices("idx", idx, self.shape[-2], self.device), picked)
 
     def dense(self) -> Tensor:
         """All entries, a tensor of shape (*batch, M, N)."""
@@ -210,92 +207,11 @@ class LinearOperator(ABC):
         return f"{type(self).__name__}({' x '.join(map(str, self.shape))}, {dtype}{tags})"
 
 
-# ---------------------------------------------------------------- checks
-
-
-def columns(
-    name: str, b: Any, shape: tuple[int, ...], dtype: torch.dtype | None, device: torch.device
-) -> tuple[Tensor, bool]:
-    """A right-hand side as a tensor (..., N, E), and whether it was a vector.
-
-    ``shape`` is that of the operator; ``dtype`` None accepts any floating dtype.
-    """
-    if isinstance(b, (np.ndarray, Tensor)) and not _is_floating(b):
-        b = (
-            b.astype(_NUMPY_DTYPES[dtype or torch.float64])
-            if isinstance(b, np.ndarray)
-            else b.to(dtype or torch.float64)
-        )
-    t = adopt(name, b) if hasattr(b, "dtype") or dtype is None else adopt(name, b, dtype=dtype)
-    n = shape[-1]
-    vector = t.dim() == 1
-    if t.dim() == 0 or t.shape[-1 if vector else -2] != n:
-        raise ShapeError(f"{name} has shape {tuple(t.shape)}; the operator is {' x '.join(map(str, shape))}, "
-                         f"so expected ({n},) or (..., {n}, columns).")  # fmt: skip
-    if dtype is not None and t.dtype != dtype:
-        short = str(dtype).removeprefix("torch.")
-        how = f"astype('{short}')" if isinstance(b, np.ndarray) else f"to({dtype})"
-        raise DTypeError(
-            f"{name} has dtype {t.dtype}, expected {dtype} as the operator has; convert it with {name}.{how}."
-        )
-    if t.device != device:
-        raise DeviceError(f"{name} is on {t.device}, the operator on {device}; move one of them.")
-    try:
-        torch.broadcast_shapes(shape[:-2], t.shape[:-2] if not vector else ())
-    except RuntimeError:
-        raise ShapeError(
-            f"{name} has batch shape {tuple(t.shape[:-2])}, the operator {shape[:-2]}; they do not broadcast."
-        ) from None
-    return (t.unsqueeze(-1) if vector else t), vector
-
-
-def _is_floating(b: Any) -> bool:
-    if isinstance(b, Tensor):
-        return b.is_floating_point() or b.is_complex()
-    return b.dtype.kind not in "biu"
-
-
-def require_square(A: LinearOperator, what: str) -> None:
-    """Raise unless A has as many rows as columns."""
-    if A.shape[-1] != A.shape[-2]:
-        raise ShapeError(f"{what} needs a square operator, got {A.shape[-2]} x {A.shape[-1]}.")
-
-
-def _indices(name: str, idx: Any, n: int, device: torch.device) -> Tensor:
-    if isinstance(idx, slice):
-        return torch.arange(*idx.indices(n), device=device)
-    t = torch.as_tensor(idx, device=device)
-    if t.numel() == 0:
-        t = t.to(torch.int64)
-    if t.dim() > 1 or t.is_floating_point() or t.dtype == torch.bool:
-        raise ShapeError(
-            f"{name} has shape {tuple(t.shape)} and dtype {t.dtype}; expected a vector of integers."
-        )
-    t = t.reshape(-1).to(torch.int64)
-    if t.numel() and (int(t.min()) < -n or int(t.max()) >= n):
-        raise ShapeError(f"{name} holds {int(t.min())} to {int(t.max())}; expected 0 to {n - 1}.")
-    return torch.where(t < 0, t + n, t)
-
-
 def _lenient(A: LinearOperator, b: Any) -> Any:
     """A b for any real dtype of b; the result has b's floating dtype."""
     t, kind = torch.as_tensor(b, device=A.device), kind_of(b)
     out = A.matmul(t.to(A.torch_dtype))
     return restore(out.to(t.dtype) if t.is_floating_point() else out, kind)
-
-
-def _scalar(alpha: Any) -> Scalar:
-    if is_number(alpha):
-        return float(alpha)
-    if isinstance(alpha, (Tensor, np.ndarray)) and alpha.ndim == 0:
-        return adopt("alpha", alpha)
-    if isinstance(alpha, Tensor) and alpha.numel() == 1:
-        return alpha.reshape(())
-    got = (
-        f"an array of shape {tuple(alpha.shape)}" if hasattr(alpha, "shape") else f"a {type(alpha).__name__}"
-    )
-    raise FormulaError(f"an operator was multiplied by {got}; expected a number. Use @ for products, "
-                       "Diagonal(d) for a diagonal matrix.")  # fmt: skip
 
 
 # ---------------------------------------------------------------- algebra
@@ -355,7 +271,7 @@ def _sum_values(*values: Tensor) -> tuple[Tensor]:
 
 def scale(A: LinearOperator, alpha: Any) -> LinearOperator:
     """alpha * A for a number or a 0-d tensor alpha."""
-    alpha = _scalar(alpha)
+    alpha = scalar(alpha)
     if isinstance(alpha, Tensor) and alpha.device != A.device:
         alpha = alpha.to(A.device)
     if isinstance(A, Diagonal):

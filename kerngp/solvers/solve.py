@@ -12,7 +12,8 @@ import torch
 from ..engine.arrays import kind_of, restore
 from ..errors import ConvergenceWarning, DeviceError, OptionError, ShapeError, SolveError
 from .cg import CG
-from .operator import LinearOperator, as_operator, columns, require_square
+from .checks import columns, require_square
+from .operator import LinearOperator, as_operator
 from .solution import Progress, Solution, Status
 
 Tensor = torch.Tensor

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import OptionError, ShapeError
-from ..operator import AddedDiagonal, LinearOperator, require_square
+from ..checks import require_square
+from ..operator import AddedDiagonal, LinearOperator
 
 Tensor = torch.Tensor
 
