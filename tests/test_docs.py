@@ -41,4 +41,4 @@ def test_architecture_describes_the_files_as_they_are() -> None:
 def test_a_wrong_description_is_noticed(old: str, new: str, problem: str) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert old in text
-    assert problems(text.replace(old, new)) == [problem]
+    assert set(problems(text.replace(old, new))) - set(problems(text)) == {problem}

@@ -142,13 +142,19 @@ def strengthen(f: Expr, facts: Facts = ()) -> Expr:
     return rebuild(f, change)
 
 
+FACTORS = 200  # of a product that are looked at one by one
+
+
 def factors(f: Expr) -> list[Expr]:
-    """The factors of a product tree; signs and constants come out as constants."""
+    """The factors of a product tree; signs and constants come out as constants.
+
+    Beyond `FACTORS` products are left as they are: f f of f f of ... has exponentially many.
+    """
     out: list[Expr] = []
     stack = [f]
     while stack:
         e = stack.pop()
-        if e.op == "mul":
+        if e.op == "mul" and len(out) + len(stack) < FACTORS:
             stack.extend(e.args[::-1])
         elif e.op == "neg":
             out.append(const(-1.0))

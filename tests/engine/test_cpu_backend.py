@@ -196,6 +196,35 @@ def test_tails(scheme: str) -> None:
                     assert_close(got, want, 256 * EPS[torch.float32] * size, f"{o} at {M}, {N}")
 
 
+# ---------------------------------------------------------------- parameters whose sign decides the code
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [[0.7], [-0.7], [0.0], [-0.0], [math.nan], [-500.0], [500.0], [0.5, -0.5], [1.0, 2.0], [0.0, -300.0]],
+)
+def test_rates_of_any_sign(rates: list[float]) -> None:
+    """exp(-p q) is cheap to compute for p >= 0 only; p is data, known at the call."""
+    f = ops.exp(-Pm(3, 1) * ops.sqdist(Vi(0, 2), Vj(1, 2))) * Vj(2, 1)
+    x, y, b = arguments(f, 33, 71, torch.float64)[:3]
+    p = torch.tensor(rates, dtype=torch.float64)[:, None] if len(rates) > 1 else torch.tensor(rates).double()
+    assert_matches_reference(f, SUM, (x, y, b, p), tol=4096)
+    g = ops.exp(-ops.sqdist(Vi(0, 2), Vj(1, 2)) / Pm(3, 1)) * ops.exp(Pm(3, 1) * Vi(0, 2)[0])
+    if min(map(abs, rates)) > 0:
+        assert_matches_reference(g, SUM, (x, y, b, p), tol=4096)
+
+
+def test_products_of_exponentials() -> None:
+    """Merged into one exponential: as accurate as the factors, also where one of them overflows."""
+    x, y = Vi(0, 1), Vj(1, 1)
+    f = ops.exp(-ops.square(x - y)) * ops.exp(-abs(x - y)) * ops.exp(0.5 * x) * Vj(2, 1)
+    assert_matches_reference(f, SUM, arguments(f, 33, 71, torch.float32), tol=128)
+    # factors of opposite size: the product is finite, and the merged form may only be better
+    near = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    g = ops.exp(100.0 * x) * ops.exp(-100.0 * y)
+    assert_matches_reference(g, SUM, (near, near), tol=4096)
+
+
 # ---------------------------------------------------------------- symmetric sums
 
 

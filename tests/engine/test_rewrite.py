@@ -132,6 +132,15 @@ def test_factors_multiply_to_the_summand() -> None:
             assert parts.signal is None or kept not in parts.signal.axes
 
 
+def test_shared_products_do_not_multiply_out() -> None:
+    """60 squarings by f * f: 2**60 factors, 61 nodes."""
+    f: Expr = ops.cos(Vi(0, 1) * Vj(1, 1))
+    for _ in range(60):
+        f = f * f
+    assert len(rewrite.factors(f)) < 1000
+    assert prepare((Output(f, SUM),), 2, "float32", Machine(256, 16, True), False, False) is not None
+
+
 def test_hoisted_fields_put_back_give_the_formula() -> None:
     for seed in SEEDS:
         f = rewrite.simplify(formula(seed))
