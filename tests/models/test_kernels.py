@@ -221,7 +221,9 @@ def squared(x, y, scale):
 
 
 @pytest.mark.parametrize(
-    "k", [p[0] for p in PAIRS] + [FormulaKernel(squared, {"scale": [1.0, 2.0, 1.0, 1.0]})], ids=repr
+    "k",
+    [p[0] for p in PAIRS] + [FormulaKernel(squared, {"scale": [1.0, 2.0, 1.0, 1.0]})],
+    ids=[*IDS, "formula"],
 )
 def test_copies_and_pickles_are_equal(k):
     x, _ = data()
