@@ -155,6 +155,7 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     breadth = 1
     if rolled:
         rows, columns, block_signal = (4, 6, 6) if many else (2, 6, 6)
+        breadth = 3
     elif signal:
         rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
     elif codes == {"logsumexp"}:
@@ -163,7 +164,9 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
         breadth = 2
     else:
         rows, columns, block_signal = 4, 1, 4
-        if codes == {"sum"}:
+        if codes == {"min"}:
+            rows, columns, breadth = 2, 2, 2
+        elif codes == {"sum"}:
             rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:

@@ -268,7 +268,7 @@ def _execute(
         sums = torch.zeros(lay.sums, dtype=torch.float64)
         ctx[lay.sums_slot] = sums.data_ptr()
     _run_threads(code, lay, ctypes.addressof(ctx))
-    return _finish(ready, outputs, args, g, arrays, sums)
+    return _finish(ready, outputs, args, g, arrays, sums, lay.splits)
 
 
 def _run_threads(code: Binary, lay: Layout, ctx: int) -> None:
@@ -305,12 +305,13 @@ def _finish(
     g: Geometry,
     arrays: list[list[Tensor]],
     sums: Tensor | None,
+    splits: int,
 ) -> list[tuple[Tensor, ...]]:
     """Merge the parts in their order and apply what the kernel left to do."""
     results, column = [], 0
     for o, post, task, own in zip(outputs, ready.posts, ready.plan.tasks, arrays, strict=True):
         if task.by_row:
-            results.append(_row_result(o, own, g))
+            results.append(_row_result(o, own, g, splits))
             continue
         assert sums is not None
         value = sums[:, :, column : column + task.core.dim, : g.N].sum(0).transpose(-1, -2)
@@ -322,11 +323,13 @@ def _finish(
     return results
 
 
-def _row_result(o: Output, arrays: list[Tensor], g: Geometry) -> tuple[Tensor, ...]:
+def _row_result(o: Output, arrays: list[Tensor], g: Geometry, splits: int) -> tuple[Tensor, ...]:
     r = o.reduction
-    state = tuple([a[0] for a in arrays])
-    for part in range(1, arrays[0].shape[0]):
-        state = r.merge(r, state, tuple(a[part] for a in arrays))
+    state = tuple(arrays)
+    if splits > 1:
+        state = tuple([a[0] for a in arrays])
+        for part in range(1, splits):
+            state = r.merge(r, state, tuple([a[part] for a in arrays]))
     final = r.final(r, state)
     if o.axis == "ij":
         final = tuple(x.sum(-2) for x in final)

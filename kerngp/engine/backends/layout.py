@@ -81,6 +81,9 @@ class _Draft:
         self.tiles = 1 if self.width_j < 48 else max(1, min(16, g.M // (8 * self.height)))
         self.groups = -(-g.M // (self.tiles * self.height))
         self.splits, self.chunk = self._split()
+        self.parts = (
+            (self.splits,) if self.splits > 1 else ()
+        )  # a leading axis of the states, if they are split
         self.items = self.batches * self.groups * self.splits
         self.workers = threads if self.batches * g.M * g.N > INLINE_PAIRS else 1
         self.bind = tuple(self._bind(k, axis, args[k]) for k, axis in _axes(plan))
@@ -165,12 +168,12 @@ class _Draft:
         )
 
     def _outputs(self, k: int) -> tuple[tuple[int, tuple[int, ...], torch.dtype], ...]:
-        """Arrays the kernel writes the states to: [split][*batch][row][component]."""
+        """Arrays the kernel writes the states to: [split, if several][*batch][row][component]."""
         task, g = self.plan.tasks[k], self.g
         if not task.by_row:
             return ()
         index = torch.int32 if self.plan.dtype == "float32" else torch.int64
-        lead = (self.splits, *g.batch, g.M)
+        lead = (*self.parts, *g.batch, g.M)
         types = {"sum": (torch.float64,), "logsumexp": (g.dtype, torch.float64)}.get(
             task.code, (g.dtype, index)
         )

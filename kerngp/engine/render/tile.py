@@ -276,9 +276,9 @@ class Kernel(Function):
         inner = list(dict.fromkeys(c for core in active for c in contractions(core)))
         for c in inner:
             self._contract(c, lows)
-        if count > 1 and not inner and plan.schedule.breadth > 1:
+        if count > 1 and plan.schedule.breadth > 1:
             for core in active:
-                self._together(core, j, lows)
+                self._together(core, inner, j, lows)
         for k in rows:
             state = self.states[k]
             if isinstance(state, SignalState):
@@ -317,13 +317,15 @@ class Kernel(Function):
         for low, total in zip(lows, sums, strict=True):
             low.preset(c, 0, total.get())
 
-    def _together(self, core: Expr, j: Any, lows: list[Lowering]) -> None:
+    def _together(self, core: Expr, inner: list[Expr], j: Any, lows: list[Lowering]) -> None:
         """Evaluate a few columns breadth first: more independent work between dependent instructions."""
         e, breadth = self.e, self.plan.schedule.breadth
         parts = core.args if core.op == "mul" else (core,)  # the last product is fused into the sum
         for start in range(0, len(lows), breadth):
             some = lows[start : start + breadth]
             wide = self._lowering(j, range(start, start + len(some)))
+            for c in inner:
+                wide.preset(c, 0, e.cat_columns([low.scalar(c) for low in some]))
             for f in parts:
                 if f.dim > UNROLL:
                     continue
