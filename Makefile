@@ -18,8 +18,9 @@ demo: $(VENV)/.demo
 demo-short: $(VENV)/.demo
 	$(BIN)/python benchmarks/flights.py --rows 40000 --picture demo-short.png
 
+# SCIPY_ARRAY_API lets scikit-learn check the estimators with arrays of other libraries too.
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
