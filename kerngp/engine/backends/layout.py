@@ -77,8 +77,10 @@ class _Draft:
         self.batches = math.prod(g.batch)
         self.width_j = sum(f.dim for f in plan.fields_j)
         self.columns = signal.shape[-1] if signal else 1
-        # wide records: several tiles share a block of j, so that it comes from a near cache
-        self.tiles = 1 if self.width_j < 48 else max(1, min(16, g.M // (8 * self.height)))
+        # several tiles share a block of j: wide records then come from a near cache, and partial column
+        # sums are added up once for all of them
+        shared = 16 if self.width_j >= 48 else 1 if all(t.by_row for t in plan.tasks) else 8
+        self.tiles = max(1, min(shared, g.M // (8 * self.height)))
         self.groups = -(-g.M // (self.tiles * self.height))
         self.splits, self.chunk = self._split()
         self.parts = (
