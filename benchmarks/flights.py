@@ -199,7 +199,7 @@ def baselines(data: Flights) -> dict[str, tuple[Any, Any]]:
     """Models to compare with, each with the table it gets."""
     categories = make_column_selector(dtype_include="category")
     one_hot: Any = StandardScaler()
-    one_hot = make_column_transformer((OneHotEncoder(), categories), remainder=one_hot)
+    one_hot = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), categories), remainder=one_hot)
     names = [name for name in NEIGHBOUR_SCALES_PLAIN if name not in ("origin", "carrier")]
     indicators = data.features.filter(regex="^(origin|carrier) ")
     plain = data.plain[names].join(indicators).astype(np.float32)
