@@ -42,10 +42,6 @@ class Geometry:
     dtype: torch.dtype
     device: torch.device
 
-    def result_shape(self, axis: str, dim: int) -> tuple[int, ...]:
-        rows = {"j": (self.M,), "i": (self.N,), "ij": ()}[axis]
-        return (*self.batch, *rows, dim)
-
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
