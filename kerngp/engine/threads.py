@@ -1,9 +1,10 @@
 """A persistent pool of threads that share an index range in chunks.
 
 Starting a thread costs more than a small kernel takes, so threads sleep between calls. Each worker waits on
-a lock of its own: one release wakes exactly that worker, and nothing is queued. A call enlists only workers
-that are idle at that moment and always works itself, so nested and concurrent calls cannot wait for each
-other: with no worker to be had, they run in the calling thread.
+a lock of its own: one release wakes exactly that worker. A call always works itself and waits for no worker
+to come, so nested and concurrent calls cannot wait for each other. What it lacks in helpers it offers to
+workers as they become free: one that was woken for an earlier call, and got its turn from the operating
+system only after that call was over, joins the next.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def parallel(call: Call, n: int, grain: int, threads: int) -> None:
             _POOL.enlist(job, helpers)
         job.work(0)
     finally:
+        if helpers > 0:
+            _POOL.withdraw(job)
         job.join()
 
 
@@ -115,37 +118,38 @@ class _Job:
 class _Worker:
     """A daemon thread, asleep until it is given a job."""
 
-    __slots__ = ("_pool", "_wake", "_job", "_number")
+    __slots__ = ("_pool", "_wake", "_task")
 
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
         self._wake = threading.Lock()
         self._wake.acquire()
-        self._job: _Job | None = None
-        self._number = 0
+        self._task: tuple[_Job, int] | None = None
         threading.Thread(target=self._serve, name="kerngp", daemon=True).start()
 
-    def give(self, job: _Job, number: int) -> None:
-        self._job, self._number = job, number
+    def give(self, task: tuple[_Job, int]) -> None:
+        self._task = task
         self._wake.release()
 
     def _serve(self) -> None:
         while True:
             self._wake.acquire()
-            job, self._job = self._job, None
-            assert job is not None
-            entered = job.enter()
-            if entered:
-                job.work(self._number)
-            # Idle before the caller hears of it: the caller's next call must find this worker free.
-            self._pool.rest(self)
-            if entered:
-                job.leave()
-            del job  # keep no arrays alive while asleep
+            task, self._task = self._task, None
+            while task is not None:
+                job, number = task
+                entered = job.enter()
+                if entered:
+                    job.work(number)
+                # Idle before the caller hears of it: the caller's next call must find this worker free.
+                task = self._pool.rest(self)
+                if entered:
+                    job.leave()
+                del job  # keep no arrays alive while asleep
 
 
 class _Pool:
-    """The idle workers. It never holds more threads than the largest number a call asked for."""
+    """The idle workers, and the jobs that lack some. It never holds more threads than the largest number
+    a call asked for."""
 
     def __init__(self) -> None:
         self.reset()
@@ -155,9 +159,10 @@ class _Pool:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._size = 0
+        self._open: dict[_Job, list[int]] = {}  # worker numbers still to be filled, oldest job first
 
     def enlist(self, job: _Job, helpers: int) -> None:
-        """Wake up to ``helpers`` workers for the job, fewer when others are busy."""
+        """Wake up to ``helpers`` workers for the job; what is missing joins when it becomes free."""
         with self._lock:
             while len(self._idle) < helpers and self._size < helpers:
                 try:
@@ -167,12 +172,26 @@ class _Pool:
                 self._size += 1
             enlisted = self._idle[-helpers:]
             del self._idle[-helpers:]
+            if len(enlisted) < helpers:
+                self._open[job] = list(range(helpers, len(enlisted), -1))
         for number, worker in enumerate(enlisted, 1):
-            worker.give(job, number)
+            worker.give((job, number))
 
-    def rest(self, worker: _Worker) -> None:
+    def rest(self, worker: _Worker) -> tuple[_Job, int] | None:
+        """The next task of a worker that has finished one; with none to do it counts as idle."""
         with self._lock:
+            for job, numbers in self._open.items():
+                number = numbers.pop()
+                if not numbers:
+                    del self._open[job]
+                return job, number
             self._idle.append(worker)
+            return None
+
+    def withdraw(self, job: _Job) -> None:
+        """No further worker may join the job."""
+        with self._lock:
+            self._open.pop(job, None)
 
 
 _POOL = _Pool()

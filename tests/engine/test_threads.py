@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from kerngp.engine import threads as threads_module
 from kerngp.engine.threads import _POOL, parallel
 
 
@@ -229,3 +230,50 @@ def test_fork_while_the_pool_is_busy() -> None:
 def test_interpreter_ends_with_workers_asleep() -> None:
     code = "from kerngp.engine.threads import parallel; parallel(lambda *a: None, 100, 1, 4)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_worker_that_becomes_free_joins_a_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a call so short that its helper was woken when it was over already."""
+    monkeypatch.setattr(threads_module, "_POOL", threads_module._Pool())
+    release, held = threading.Event(), threading.Event()
+
+    def hold(lo: int, hi: int, worker: int) -> None:
+        if worker == 1:
+            held.set()
+        assert release.wait(timeout=30)
+
+    other = threading.Thread(target=parallel, args=(hold, 2, 1, 2))
+    other.start()
+    assert held.wait(timeout=30)  # the pool's only worker is at work elsewhere
+    both = threading.Barrier(2)
+    seen = set()
+
+    def call(lo: int, hi: int, worker: int) -> None:
+        release.set()
+        both.wait(timeout=30)  # passes only with two threads
+        seen.add(worker)
+
+    parallel(call, 2, 1, 2)
+    other.join()
+    assert seen == {0, 1}
+
+
+def test_no_call_is_offered_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = threads_module._Pool()
+    monkeypatch.setattr(threads_module, "_POOL", pool)
+    release, held = threading.Event(), threading.Event()
+
+    def hold(lo: int, hi: int, worker: int) -> None:
+        if worker == 1:
+            held.set()
+            assert release.wait(timeout=30)
+        assert held.wait(timeout=30)
+
+    other = threading.Thread(target=parallel, args=(hold, 2, 1, 2))
+    other.start()
+    assert held.wait(timeout=30)
+    with pytest.raises(KeyError):
+        parallel(lambda lo, hi, worker: {}[lo], 2, 1, 2)
+    assert not pool._open
+    release.set()
+    other.join()
