@@ -24,7 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+# Waiting OpenMP threads of one library would otherwise spin while the other is measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch  # noqa: E402
 
 THREADS = 2
 EXP = 8  # multiply-adds of an exp, see above

@@ -111,6 +111,8 @@ def _scale_any(t: Target, p: Value, shifted: Value) -> Value:
     Two factors of about ``2**(n / 2)``: the first product is exact, subnormal and infinite results are right.
     """
     f = FORMATS[t.dtype]
+    if t.scaling:
+        return t.scale(p, t.sub(shifted, f.magic + 2 * f.bias))
     twice = t.isub(t.bits(shifted), float_bits(f.magic, t.dtype))
     low = t.lshr(twice, 1)
     high = t.isub(twice, low)
@@ -167,9 +169,10 @@ def _exp2_scaled_nonpos(t: Target, x: Value, k: float, accurate: bool = False) -
     """2**(k * x) where ``k * x <= 0`` is known: the cheap form of the inner loops.
 
     The result is at most 2 ulp from 2**(k * x) with ``k`` rounded to the dtype, or with any ``k`` when
-    ``accurate``; below 2**-126.5 (2**-1022.5 in float64) it is exactly 0. A NaN of ``x`` survives,
-    whatever its payload: the clamp has its constant first, and the last step multiplies by the power of
-    two (an addition to the exponent's bits, as cheap, turns some NaNs into numbers).
+    ``accurate``; below 2**-126.5 (2**-1022.5 in float64) it is exactly 0, or the subnormal number where
+    the machine scales by powers of two itself. A NaN of ``x`` survives, whatever its payload: the clamp
+    has its constant first, and the last step multiplies by the power of two (an addition to the
+    exponent's bits, as cheap, turns some NaNs into numbers).
     """
     return _exp2_cheap(t, x, Fraction(k), accurate)
 
@@ -179,9 +182,10 @@ def _exp_scaled_nonpos(t: Target, x: Value, c: float, accurate: bool = False) ->
     """exp(c * x) where ``c * x <= 0`` is known, for a constant ``c``.
 
     The cheap form rounds ``c * log2(e)`` to the dtype: its error is 2 ulp plus one for each unit of
-    ``|c * x|``, no more than a rounding of ``x`` would cause (without fused multiply-add, twice that).
+    ``|c * x|``, no more than a rounding of ``x`` would cause (without fused multiply-add, and where the
+    machine scales by powers of two, twice that).
     ``accurate=True`` spends one instruction more and stays within 2 ulp. Results below 2**-126.5
-    (2**-1022.5 in float64) are exactly 0; NaN stays NaN.
+    (2**-1022.5 in float64) are exactly 0, or subnormal as above; NaN stays NaN.
     """
     return _exp2_cheap(t, x, Fraction(c) * LOG2E, accurate)
 
@@ -197,6 +201,11 @@ def _exp2_cheap(t: Target, x: Value, k: Fraction, accurate: bool) -> Value:
     high, low = words(k, t.dtype)
     if high == 0:
         return t.add(t.mul(x, 0.0), 1.0)  # 1, and NaN where x is NaN
+    if t.scaling and not (accurate and low):
+        # no clamp: the fraction of an infinity is 0, and scaling saturates
+        turns = x if high == 1.0 else t.mul(x, high)
+        r = t.fraction(turns)
+        return t.scale(t.fma(_horner(t, r, f.exp2), r, 1.0), t.round_even(turns))
     # the clamp lands where the exponent field becomes 0, so the product below is exactly 0
     limit = -f.bias / high
     q = t.minimum(limit, x) if high < 0 else t.maximum(limit, x)

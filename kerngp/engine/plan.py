@@ -158,7 +158,7 @@ class Schedule:
 
     A tile is ``rows`` vectors of ``width`` points i; ``columns`` points j go through a contraction
     at once; every ``block_j`` columns, registers are flushed to accumulators in memory. Formulas are
-    evaluated for ``breadth`` columns at a time.
+    evaluated for ``breadth`` columns at a time. ``fma`` and ``scaling`` name instructions of the processor.
     """
 
     width: int
@@ -168,6 +168,7 @@ class Schedule:
     signal_columns: int = 4
     breadth: int = 1
     fma: bool = True
+    scaling: bool = False
 
 
 @dataclass(frozen=True)

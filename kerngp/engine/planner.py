@@ -32,6 +32,7 @@ class Machine:
     vector_bits: int
     registers: int
     fma: bool
+    scaling: bool = False  # multiplies by powers of two and takes fractions in one instruction
 
     def width(self, dtype: str) -> int:
         return self.vector_bits // (32 if dtype == "float32" else 64)
@@ -154,8 +155,8 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     signal = any(t.signal for t in tasks)
     breadth = 1
     if rolled:
-        rows, columns, block_signal = (4, 6, 6) if many else (2, 6, 6)
-        breadth = 3
+        rows, columns, block_signal = (6, 4, 6) if many else (2, 6, 6)
+        breadth = 1 if many else 3
     elif signal:
         rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
     elif codes == {"logsumexp"}:
@@ -165,14 +166,17 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     else:
         rows, columns, block_signal = 4, 1, 4
         if codes == {"min"}:
-            rows, columns, breadth = 2, 2, 2
+            rows, breadth = (4 if many else 2), 1
+            columns = max(1, 8 // sum(t.core.dim for t in tasks))  # long code compiles slowly
         elif codes == {"sum"}:
             rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
         rows = 2
+    if "kmin" in codes:
+        rows = min(rows, 64 // width)  # the rows that passed are bits of one integer
     block = min(block, 128) if signal else block
-    return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma)
+    return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma, machine.scaling)
 
 
 __all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]

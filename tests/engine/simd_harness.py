@@ -50,6 +50,30 @@ def load(
     return lambda *args: function(*(a.ctypes.data if isinstance(a, np.ndarray) else int(a) for a in args))
 
 
+class ScalingModel(llvm.Emitter):
+    """An emitter for any machine whose `fraction` and `scale` are made of portable instructions."""
+
+    def fraction(self, a: llvm.Operand) -> llvm.Block:
+        whole = self.lt(self.abs(a), float("inf"))
+        rest = self.sub(a, self.round_even(a))
+        return self.select(self.mask_or(whole, self.isnan(a)), rest, 0.0)
+
+    def scale(self, a: llvm.Operand, n: llvm.Operand) -> llvm.Block:
+        mantissa, bias = (23, 127) if self.dtype == "float32" else (52, 1023)
+        most = 2.0 * bias - 3  # the first of two factors is exact, also at the ends
+        i = self.real_to_int(self.minimum(most, self.maximum(-most, self.select(self.isnan(n), 0.0, n))))
+        first = self.ashr(i, 1)
+        for part in (first, self.isub(i, first)):
+            a = self.mul(a, self.real_from_bits(self.shl(self.iadd(part, bias), mantissa)))
+        return a
+
+
+def scalings() -> list[str]:
+    """How `fraction` and `scale` can be had here: the model, and the machine's own."""
+    on = binding.get_host_cpu_features()
+    return ["model"] + ["machine"] * (on.get("avx512f", False) and on.get("avx512dq", False))
+
+
 def mapped_module(
     rule: Callable[..., Any],
     arity: int,
@@ -58,13 +82,15 @@ def mapped_module(
     rows: int = 1,
     fma: bool = True,
     triple: str = "",
+    scaling: str = "",
 ) -> ir.Module:
     """``out[i] = rule(emitter, a[i], ...)`` for ``n`` elements, a multiple of ``rows * width``."""
     module = ir.Module("mapped")
     module.triple = triple or binding.get_process_triple()
     names = [f"a{q}" for q in range(arity)]
     pointers = [(name, llvm.pointer(dtype)) for name in [*names, "out"]]
-    e = llvm.Emitter(module, "mapped", [*pointers, ("n", llvm.I64)], width, dtype, fma)
+    emitter = ScalingModel if scaling == "model" else llvm.Emitter
+    e = emitter(module, "mapped", [*pointers, ("n", llvm.I64)], width, dtype, fma, scaling=bool(scaling))
     with e.loop(0, e.arg("n"), rows * width) as i:
         at = [e.index_add(i, r * width) for r in range(rows)]
         operands = [e.block([[e.load_vec(e.arg(name), start)] for start in at]) for name in names]
@@ -82,15 +108,16 @@ def evaluate(
     rows: int = 2,
     fma: bool = True,
     tm: binding.TargetMachine | None = None,
+    scaling: str = "",
 ) -> np.ndarray:
     """Run ``rule`` over equal-length 1-d arrays of one dtype (padded to whole vectors)."""
     dtype = arrays[0].dtype
-    width = width or 32 // dtype.itemsize
+    width = width or (64 if scaling == "machine" else 32) // dtype.itemsize
     n = arrays[0].size
     padded = -(-n // (rows * width)) * rows * width
     operands = [np.concatenate([a, np.ones(padded - n, dtype)]) for a in arrays]
     out = np.empty(padded, dtype)
-    module = mapped_module(rule, len(arrays), dtype.name, width, rows, fma)
+    module = mapped_module(rule, len(arrays), dtype.name, width, rows, fma, scaling=scaling)
     load(module, "mapped", len(arrays) + 2, tm)(*operands, out, padded)
     return out[:n]
 

@@ -173,6 +173,40 @@ def test_error_without_fused_multiply_add(name: str, dtype: str) -> None:
     assert worst(name, dtype, fma=False, tm=tm) <= 3.0
 
 
+@pytest.mark.parametrize("scaling", simd_harness.scalings())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("exp")])
+def test_error_where_the_machine_scales(name: str, dtype: str, scaling: str) -> None:
+    assert worst(name, dtype, scaling=scaling) <= CASES[name].bound
+
+
+@pytest.mark.parametrize("scaling", simd_harness.scalings())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pow_where_the_machine_scales(dtype: str, scaling: str) -> None:
+    rng = np.random.default_rng(5)
+    x = np.exp(rng.normal(size=500) * 20).astype(dtype)
+    y = (rng.uniform(-1, 1, 500) * {"float32": 105.0, "float64": 746.0}[dtype] / np.log(x)).astype(dtype)
+    exact = exact_values(lambda a, b: exact_exp(b * mpmath.log(a)), x, y)
+    assert ulp_errors(simd_harness.evaluate(called("pow"), x, y, scaling=scaling), exact).max() <= 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_model_of_scaling_is_the_machine(dtype: str) -> None:
+    """What other processors test instead of the instructions, tested where they exist."""
+    if "machine" not in simd_harness.scalings():
+        pytest.skip("this processor has no AVX-512DQ")
+    x = np.concatenate([every_exponent(dtype, 3000), special(dtype), spread(dtype, -1200, 1200)])
+    n = np.concatenate([np.rint(spread(dtype, -1100, 1100, x.size - 4)), [np.inf, -np.inf, 1e30, -1e30]])
+    x = np.where(np.isinf(x), np.array(1.5, dtype), x)
+    n = n.astype(dtype)
+    for rule, arrays in (
+        (lambda e, a: e.fraction(a), [x]),
+        (lambda e, a, b: e.scale(a, b), [np.full_like(n, 1.25), n]),
+    ):
+        model, machine = (simd_harness.evaluate(rule, *arrays, scaling=s) for s in ("model", "machine"))
+        assert np.array_equal(model, machine, equal_nan=True)
+
+
 @pytest.mark.parametrize("name", ["exp", "exp2", "log", "sin", "cos", "rsqrt"])
 def test_float32_densely_against_float64(name: str) -> None:
     """A quarter of a million bit patterns; NumPy in float64 is exact enough to judge float32."""
@@ -283,11 +317,30 @@ def test_cheap_exponential_underflows_to_exact_zero(name: str, dtype: str) -> No
     assert np.array_equal(simd_harness.evaluate(rule, zero), np.ones(8, dtype))
 
 
+@pytest.mark.parametrize("scaling", simd_harness.scalings())
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cheap_scaled_exponential_is_as_good_as_a_rounded_argument(dtype: str) -> None:
+@pytest.mark.parametrize("name", ["exp_scaled_nonpos", "exp2_scaled_nonpos", "exp2_scaled_nonpos_up"])
+def test_cheap_exponential_where_the_machine_scales(name: str, dtype: str, scaling: str) -> None:
+    """Subnormal results instead of zeros, and zeros beyond; infinities and huge arguments too."""
+    rule, scale = CHEAP[name]
+    info = np.finfo(dtype)
+    lowest = {"float32": 126.5, "float64": 1022.5}[dtype] * np.log(2)
+    x = (np.linspace(lowest * 0.99, lowest * 1.05, 1000) / scale).astype(dtype)
+    exact = np.exp(-np.abs(x.astype(np.longdouble) * scale))
+    assert np.abs(simd_harness.evaluate(rule, x, scaling=scaling) - exact).max() < 1e-4 * info.tiny
+    x = np.concatenate([np.linspace(lowest * 1.3, lowest * 3, 500) / abs(scale), [1e30, info.max, np.inf]])
+    x = (np.sign(scale) * x).astype(dtype)
+    assert np.array_equal(simd_harness.evaluate(rule, x, scaling=scaling), np.zeros_like(x))
+    assert np.array_equal(simd_harness.evaluate(rule, 0 * x[:8], scaling=scaling), np.ones(8, dtype))
+
+
+@pytest.mark.parametrize("scaling", ["", *simd_harness.scalings()])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cheap_scaled_exponential_is_as_good_as_a_rounded_argument(dtype: str, scaling: str) -> None:
     x, exact = exact_case("exp_scaled_nonpos", dtype)
-    errors = ulp_errors(simd_harness.evaluate(called("exp_scaled_nonpos", -0.7), x), exact)
-    assert np.all(errors <= 2.0 + 0.7 * x)
+    errors = ulp_errors(simd_harness.evaluate(called("exp_scaled_nonpos", -0.7), x, scaling=scaling), exact)
+    roundings = 2 if scaling else 1
+    assert np.all(errors <= 2.0 + roundings * 0.7 * x)
 
 
 def payload_nans(dtype: str) -> np.ndarray:
@@ -299,11 +352,12 @@ def payload_nans(dtype: str) -> np.ndarray:
     return np.concatenate([bits, bits | np.uint64(1 << 63)]).view(np.float64)
 
 
+@pytest.mark.parametrize("scaling", ["", *simd_harness.scalings()])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*CASES, *CHEAP])
-def test_every_nan_stays_nan(name: str, dtype: str) -> None:
+def test_every_nan_stays_nan(name: str, dtype: str, scaling: str) -> None:
     rule = CHEAP[name][0] if name in CHEAP else CASES[name].rule
-    assert np.isnan(simd_harness.evaluate(rule, payload_nans(dtype))).all()
+    assert np.isnan(simd_harness.evaluate(rule, payload_nans(dtype), scaling=scaling)).all()
 
 
 # ---------------------------------------------------------------------- negative controls

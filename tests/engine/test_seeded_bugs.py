@@ -142,6 +142,8 @@ def test_wrong_simplification(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_sign_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     """x taken for a nonnegative number: exp(-c x) becomes the variant that cannot overflow."""
+    plain = replace(cpu.machine(), scaling=False)  # with AVX-512 the variant is right for every sign
+    monkeypatch.setattr(cpu, "machine", lambda: plain)
     f = ops.exp(-2000.0 * ops.sin(3.0 * Vi(0, 1) * Vj(1, 1)))
     args = random_args(f, dtype=torch.float64)
     caught(

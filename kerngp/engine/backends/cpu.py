@@ -97,7 +97,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _machine_of(target: Any) -> Machine:
     many = target.width_bits == 512 or target._is_arm64
-    return Machine(target.width_bits, 32 if many else 16, target.has_fma)
+    return Machine(target.width_bits, 32 if many else 16, target.has_fma, target.has_scaling)
 
 
 @functools.cache

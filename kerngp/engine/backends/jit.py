@@ -26,7 +26,7 @@ COMPILER = f"LLVM {'.'.join(map(str, llvm.llvm_version_info))}, llvmlite {llvmli
 _MACHINE_LEVEL = 2  # of instruction selection and scheduling; 3 gives the same code for straight-line kernels
 _NAMED = {
     "avx2": ("x86_64-unknown-linux-gnu", "haswell", "+avx2,+fma"),
-    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx2,+avx512f,+fma"),
+    "avx512": ("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx2,+avx512dq,+avx512f,+fma"),
     "neon": ("aarch64-unknown-linux-gnu", "neoverse-n1", "+neon"),
 }
 _setup_lock = threading.Lock()
@@ -47,6 +47,8 @@ class Target:
         also on processors that lower their clock for it: the kernels are arithmetic from end to end.
     has_fma
         Whether a fused multiply-add is one instruction. Without it ``llvm.fma`` becomes a library call.
+    has_scaling
+        Whether one instruction multiplies by a power of two, and one takes the fraction (AVX-512DQ).
     """
 
     triple: str
@@ -54,6 +56,7 @@ class Target:
     features: str
     width_bits: int = field(init=False)
     has_fma: bool = field(init=False)
+    has_scaling: bool = field(init=False)
 
     def __post_init__(self) -> None:
         features = ",".join(sorted(filter(None, self.features.split(",")), key=lambda name: name[1:]))
@@ -62,6 +65,7 @@ class Target:
         object.__setattr__(self, "features", features)
         object.__setattr__(self, "width_bits", width)
         object.__setattr__(self, "has_fma", bool({"fma", "fma4", "avx512f"} & on) or self._is_arm64)
+        object.__setattr__(self, "has_scaling", {"avx512f", "avx512dq"} <= on)
 
     @property
     def _is_arm64(self) -> bool:

@@ -21,7 +21,7 @@ class Function:
         s = plan.schedule
         self.plan, self.ctx = plan, Context(plan)
         signature = [("ctx", pointer(I64)), *((a, I64) for a in args)]
-        self.e = Emitter(module, name, signature, s.width, plan.dtype, s.fma, noalias=("ctx",))
+        self.e = Emitter(module, name, signature, s.width, plan.dtype, s.fma, ("ctx",), s.scaling)
         self._read: dict[int, Any] = {}
 
     def get(self, slot: int) -> Any:

@@ -162,6 +162,8 @@ class Emitter:
     fma : bool
         Whether the machine fuses multiply-add. Without it ``fma`` is ``llvm.fmuladd``, which is rounded twice
         there (``llvm.fma`` would call the C library for every lane).
+    scaling : bool
+        Whether the machine has `fraction` and `scale` (AVX-512 with whole registers).
     noalias : collection of str
         Names of the pointer arguments that alias no other.
     """
@@ -175,12 +177,14 @@ class Emitter:
         dtype: str,
         fma: bool = True,
         noalias: Collection[str] = (),
+        scaling: bool = False,
     ):
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
         if width < 1 or width & (width - 1):
             raise ValueError(f"width: expected a power of two, got {width}")
-        self.module, self.width, self.dtype, self.fused = module, width, dtype, fma
+        self.module, self.width, self.dtype = module, width, dtype
+        self.fused, self.scaling = fma, scaling
         self.elem = _ELEMENTS[dtype]
         self.real = ir.VectorType(self.elem, width)
         self.int = ir.VectorType(I32 if dtype == "float32" else I64, width)
@@ -358,6 +362,28 @@ class Emitter:
 
     def floor(self, a: Operand) -> Block:
         return self.intrinsic("llvm.floor", a)
+
+    def fraction(self, a: Operand) -> Block:
+        """``a`` less the nearest integer, exactly; 0 for an infinity. Only where `scaling`."""
+        return self._avx512("reduce", [a], ir.Constant(I32, 0))
+
+    def scale(self, a: Operand, n: Operand) -> Block:
+        """``a * 2**n``, rounded once, for any integral real ``n``, infinite too. Only where `scaling`."""
+        return self._avx512("scalef", [a, n])
+
+    def _avx512(self, name: str, operands: list[Operand], *immediate: Value) -> Block:
+        """An instruction without a portable intrinsic; all lanes active, rounding as usual."""
+        suffix, lanes = ("ps.512", 16) if self.dtype == "float32" else ("pd.512", 8)
+        usual = (ir.Constant(ir.IntType(lanes), -1), ir.Constant(I32, 4))
+
+        def emit(*cells: Value) -> Value:
+            args = [*cells, *immediate, cells[0], *usual]
+            fnty = ir.FunctionType(self.real, [a.type for a in args])
+            full = f"llvm.x86.avx512.mask.{name}.{suffix}"
+            function = self.module.globals.get(full) or ir.Function(self.module, fnty, full)
+            return self.builder.call(function, args)
+
+        return self.map(emit, *operands)
 
     # ------------------------------------------------------------------ comparisons and masks
     def _compare(self, comparison: str, a: Operand, b: Operand) -> Block:

@@ -9,13 +9,16 @@ to the output is the same for all: the tile's array, row by row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
 from ..plan import Task
 from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
 from .lowering import UNROLL, Component, Index, Lowering
+
+if TYPE_CHECKING:
+    from .tile import Kernel
 
 
 @dataclass(frozen=True)
@@ -214,9 +217,17 @@ class LogSumExpState(State):
 
 
 class MinState(State):
-    """Smallest value (a) and its column (b); ties keep the smaller column, NaN never wins."""
+    """Smallest value (a) and its column (b); ties keep the smaller column, NaN never wins.
+
+    The loop over j keeps the first column of the group in which the value was found: one comparison for
+    all columns of a step. `finish` evaluates the winning group again to find the column itself.
+    """
 
     outputs = 2
+
+    def __init__(self, kernel: Kernel, task: Task):
+        super().__init__(kernel.e, task, kernel.rows)
+        self.kernel, self.group = kernel, kernel.plan.schedule.columns
 
     def init(self, tile: Tile) -> None:
         self.fill(self.e.const(float("inf")), tile.a)
@@ -235,20 +246,40 @@ class MinState(State):
 
     def step(self, lows: list[Lowering], j: Any) -> None:
         e = self.e
-        for n, low in enumerate(lows):
-            column = Block([[e.splat(column_number(e, j, n))]])
-            for d in range(self.dim):
-                f = e.expand(low.component(self.task.core, d), (self.rows, 1))
-                best = self.v[d].get()
-                smaller = e.lt(f, best)
-                self.i[d].set(e.select(smaller, column, self.i[d].get()))
-                self.v[d].set(e.select(smaller, f, best))
+        first = Block([[e.splat(column_number(e, j, 0))]])
+        for d in range(self.dim):
+            best = new = self.v[d].get()
+            for low in lows:
+                new = e.expand(e.minimum(low.component(self.task.core, d), new), (self.rows, 1))
+            self.i[d].set(e.select(e.lt(new, best), first, self.i[d].get()))
+            self.v[d].set(new)
 
     def flush(self) -> None:
         assert self.tile is not None
         for d in range(self.dim):
             self.store(self.v[d].get(), self.tile.a, d)
             self.store(self.i[d].get(), self.tile.b, d)
+
+    def finish(self, low: Lowering) -> None:
+        """From the group to its first column with the smallest value."""
+        assert self.tile is not None
+        if self.group == 1:
+            return
+        e, tile = self.e, self.tile
+        last = Block([[e.splat(column_number(e, e.index_sub(self.kernel.range_j[1], 1), 0))]])
+        for d in range(self.dim):
+            start = self.load(tile.b, d)
+            none = e.ilt(start, 0)
+            best = e.var(e.expand(e.const(float("inf")), (self.rows, 1)))
+            column = e.var(start)
+            with e.loop(0, self.group) as n:
+                at = e.iadd(start, Block([[e.splat(column_number(e, n, 0))]]))
+                at = e.select(e.mask_or(none, e.igt(at, last)), last, at)
+                f = e.expand(self.kernel.at_columns(at).component(self.task.core, d), (self.rows, 1))
+                smaller = e.mask_and(e.lt(f, best.get()), e.mask_not(none))
+                best.set(e.select(smaller, f, best.get()))
+                column.set(e.select(smaller, at, column.get()))
+            self.store(column.get(), tile.b, d)
 
 
 def column_number(e: Emitter, j: Any, n: int) -> Any:
@@ -268,6 +299,8 @@ class KMinState(State):
 
     def __init__(self, e: Emitter, task: Task, rows: int, k: Any):
         super().__init__(e, task, rows)
+        if self.height > 64:
+            raise ValueError(f"k-min takes tiles of at most 64 rows, got {rows} vectors of {e.width}")
         self.k = k
 
     def init(self, tile: Tile) -> None:

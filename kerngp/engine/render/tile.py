@@ -20,13 +20,13 @@ from llvmlite import ir
 from ..expr import Expr, postorder
 from ..plan import Plan, Task
 from .function import Function
-from .llvm import F64, Block, Pointer
+from .llvm import F64, I64, Block, Pointer
 from .lowering import UNROLL, Component, Index, Lowering, ranges
 from .pack import Pack
 from .signal import SignalState
 from .states import KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
 
-STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState}
+STATES = {"sum": SumState, "logsumexp": LogSumExpState}
 PRELOAD = 64  # vectors of i-fields kept as SSA values across the loop over j
 
 
@@ -77,6 +77,8 @@ class Kernel(Function):
             return SignalState(self, task)
         if task.code == "kmin":
             return KMinState(self.e, task, self.rows, self.head("kept"))
+        if task.code == "min":
+            return MinState(self, task)
         return STATES[task.code](self.e, task, self.rows)
 
     def _item(self, item: Any) -> None:
@@ -101,6 +103,7 @@ class Kernel(Function):
         chunk = self.head("chunk")
         low = first if self.plan.symmetric else e.index_mul(split, chunk)
         high = n if self.plan.symmetric else e.imin(e.index_add(low, chunk), n)
+        self.range_j = (low, high)
         with e.loop(low, high, self.plan.schedule.block_j) as j0:
             j1 = e.imin(e.index_add(j0, self.plan.schedule.block_j), high)
             if self.column_tasks:
@@ -347,6 +350,27 @@ class Kernel(Function):
         at = e.index_add(self.number(d), self.off_j[k])
         starts = [e.index_mul(e.index_add(j, n), self.width_j) for n in columns]
         return Block([[e.load_splat(self.records, e.index_add(s, at)) for s in starts]])
+
+    def at_columns(self, numbers: Block) -> Lowering:
+        """Formulas at a column of its own for each row of the tile."""
+        e = self.e
+        places = e.alloca(self.height, e.int.element)
+        for r, cell in enumerate(e.expand(numbers, (self.rows, 1))):
+            e.store_vec(cell, places, r * e.width)
+
+        def leaf(v: Expr, d: Component) -> Block:
+            if v.attr[2] != "j":
+                return self._leaf(v, d, range(1), None)
+            copy = e.alloca(self.height)
+            offset = e.index_add(self.number(d), self.off_j[v.attr[0]])
+            with e.loop(0, self.height) as row:
+                j = e.load_scalar(places, row)
+                j = j if e.int.element == I64 else e.builder.sext(j, I64)
+                value = e.load_scalar(self.records, e.index_add(e.index_mul(j, self.width_j), offset))
+                e.store_scalar(value, copy, row)
+            return Block([[e.load_vec(copy, r * e.width)] for r in range(self.rows)])
+
+        return Lowering(e, leaf, lambda axes: (self.rows if axes & {"i", "j"} else 1, 1))
 
     # ------------------------------------------------------------------ sums over i
     def _partial(self) -> Pointer:
