@@ -28,6 +28,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from .block import Block, column, expand
+
 __all__ = [
     "Block",
     "Emitter",
@@ -78,45 +80,6 @@ class Pointer:
 
     value: Value
     elem: ir.Type
-
-
-class Block:
-    """An immutable grid of SSA vectors of one type; shape (rows, columns), each axis 1 or the tile's size."""
-
-    __slots__ = ("cells", "shape")
-
-    cells: tuple[tuple[Value, ...], ...]
-    shape: tuple[int, int]
-
-    def __init__(self, cells: Sequence[Sequence[Value]]):
-        grid = tuple(tuple(row) for row in cells)
-        if not grid or not grid[0] or any(len(row) != len(grid[0]) for row in grid):
-            raise ValueError(f"a Block needs a full grid, got rows of lengths {[len(r) for r in grid]}")
-        object.__setattr__(self, "cells", grid)
-        object.__setattr__(self, "shape", (len(grid), len(grid[0])))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("a Block is immutable")
-
-    def __iter__(self) -> Iterator[Value]:
-        return (cell for row in self.cells for cell in row)
-
-    def __getitem__(self, at: tuple[int, int]) -> Value:
-        return self.cells[at[0]][at[1]]
-
-    @property
-    def type(self) -> ir.VectorType:
-        return self.cells[0][0].type
-
-    @property
-    def cell(self) -> Value:
-        """The only cell of a (1, 1) block."""
-        if self.shape != (1, 1):
-            raise ValueError(f"expected a block of one cell, got shape {self.shape}")
-        return self.cells[0][0]
-
-    def __repr__(self) -> str:
-        return f"Block({self.shape[0]}x{self.shape[1]} of {self.type})"
 
 
 Operand = Block | float | int
@@ -230,8 +193,7 @@ class Emitter:
         return Block([block.cells[r if block.shape[0] > 1 else 0]])
 
     def column(self, block: Block, n: int) -> Block:
-        """Column ``n`` as an (r, 1) block; a block of one column is that column for every ``n``."""
-        return Block([[row[n if block.shape[1] > 1 else 0]] for row in block.cells])
+        return column(block, n)
 
     def cat_rows(self, blocks: Sequence[Block]) -> Block:
         return Block([row for block in blocks for row in block.cells])
@@ -240,13 +202,7 @@ class Emitter:
         return Block([sum((block.cells[r] for block in blocks), ()) for r in range(blocks[0].shape[0])])
 
     def expand(self, block: Block, shape: tuple[int, int]) -> Block:
-        """Broadcast to ``shape``; repeats cells, emits nothing."""
-        if block.shape == shape:
-            return block
-        (r, n), (rows, columns) = block.shape, shape
-        if r not in (1, rows) or n not in (1, columns):
-            raise ValueError(f"cannot broadcast a block of shape {block.shape} to {shape}")
-        return Block([[block.cells[i % r][j % n] for j in range(columns)] for i in range(rows)])
+        return expand(block, shape)
 
     def var(self, initial: Block) -> Var:
         return Var(self, initial)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..expr import OPS, Expr, postorder
-from .llvm import Block, Emitter
+from .block import Block
 
 UNROLL = 16
 
@@ -33,7 +33,7 @@ Component = int | Index
 
 
 class Lowering:
-    """Emits components of formulas.
+    """Emits components of formulas through the primitives of ``e``, the emitter of a target.
 
     ``leaf(variable, component)`` provides the variables' components; ``shape(axes)`` is the shape
     of the Block of a value that depends on these axes.
@@ -41,7 +41,7 @@ class Lowering:
 
     def __init__(
         self,
-        e: Emitter,
+        e: Any,
         leaf: Callable[[Expr, Component], Block],
         shape: Callable[[frozenset[str]], tuple[int, int]],
     ):
