@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -199,7 +199,7 @@ class Plan:
     fields_p: tuple[Expr, ...]
     args: int
     symmetric: bool
-    schedule: Schedule
+    schedule: Any  # Schedule, or cuda_planner.CudaSchedule
 
     @staticmethod
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:

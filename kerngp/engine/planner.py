@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from .autodiff import transpose
+from .cuda_planner import Gpu
 from .expr import Expr, const, postorder, variables
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
@@ -23,6 +25,7 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
+WIDE = 16  # components of an output from which it has a pass of its own
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Machine:
 
     def width(self, dtype: str) -> int:
         return self.vector_bits // (32 if dtype == "float32" else 64)
+
+    def choose(self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str) -> Schedule:
+        """The schedule of a plan over ``fields``."""
+        return choose(tasks, sum(f.dim for f in fields["j"]), dtype, self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +74,7 @@ def prepare(
     outputs: tuple[Output, ...],
     args: int,
     dtype: str,
-    machine: Machine,
+    machine: Machine | Gpu,
     expand: bool,
     symmetric: bool,
     facts: Facts = (),
@@ -101,7 +108,7 @@ def prepare(
         for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
         if core is not None
     )
-    schedule = choose(done, sum(f.dim for f in fields.fields["j"]), dtype, machine)
+    schedule = machine.choose(done, fields.fields, dtype)
     plan = Plan(
         dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule
     )
@@ -123,6 +130,27 @@ def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | No
         return Task("sum", parts.pair or const(1.0), parts.post, signal=True), None, parts.signal
     core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
     return Task("sum", core, parts.post, dim=f.dim), None, None
+
+
+@functools.lru_cache(maxsize=4096)
+def passes(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
+    """Which outputs share a pass: all narrow ones; each wide one, whose columns have a scheme, alone."""
+    narrow = tuple(k for k, o in enumerate(outputs) if o.expr.dim <= WIDE)
+    wide = tuple((k,) for k, o in enumerate(outputs) if o.expr.dim > WIDE)
+    return ((narrow,) if narrow else ()) + wide
+
+
+@functools.lru_cache(maxsize=4096)
+def normal(outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
+    """Outputs of the kernel's form, and whether i and j had to be exchanged for it.
+
+    The form: any reduction over j, and beside it sums over i or over both. Where everything is
+    reduced over i, that is the transpose.
+    """
+    if any(o.axis == "i" for o in outputs) and all(o.axis == "i" or o.axis == "ij" for o in outputs):
+        turned = (Output(transpose(o.expr), o.reduction, "j" if o.axis == "i" else "ij") for o in outputs)
+        return tuple(turned), True
+    return outputs, False
 
 
 @functools.lru_cache(maxsize=4096)

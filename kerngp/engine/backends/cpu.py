@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from ...options import Options
-from ..autodiff import transpose
 from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, shapes_of
-from ..planner import Machine, Prepared, decisive, expandable, prepare
+from ..planner import Machine, Prepared, decisive, expandable, normal, passes, prepare
 from ..rewrite import Facts
 from ..symmetry import Halved, halve
 from ..threads import parallel
@@ -30,7 +29,6 @@ from .layout import LINE, Layout, layout
 Tensor = torch.Tensor
 name = "cpu"
 
-WIDE = 16  # components of an output from which it has a pass of its own
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
@@ -60,17 +58,9 @@ def run(
     return [results[k] for k in range(len(outputs))]
 
 
-@functools.lru_cache(maxsize=4096)
-def passes(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
-    """Which outputs share a pass: all narrow ones; each wide one, whose columns have a scheme, alone."""
-    narrow = tuple(k for k, o in enumerate(outputs) if o.expr.dim <= WIDE)
-    wide = tuple((k,) for k, o in enumerate(outputs) if o.expr.dim > WIDE)
-    return ((narrow,) if narrow else ()) + wide
-
-
 def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) -> bool:
     """Whether these outputs run in generated code (else the reference backend serves them)."""
-    return prepare(_normal(outputs)[0], 0, _name(dtype), machine(), False, False) is not None
+    return prepare(normal(outputs)[0], 0, _name(dtype), machine(), False, False) is not None
 
 
 def source(
@@ -85,7 +75,7 @@ def source(
 
     t = jit.host_target() if target is None else jit.Target.named(target)
     args = 1 + max((v.attr[0] for v in variables(*(o.expr for o in outputs))), default=-1)
-    ready = prepare(_normal(outputs)[0], args, _name(dtype), _machine_of(t), expand, False)
+    ready = prepare(normal(outputs)[0], args, _name(dtype), _machine_of(t), expand, False)
     if ready is None:
         raise NotImplementedError("no generated code for these outputs")
     return render(ready.plan, t.triple)
@@ -129,19 +119,6 @@ def binary(plan: Plan) -> Binary:
 
 
 @functools.lru_cache(maxsize=4096)
-def _normal(outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
-    """Outputs of the kernel's form, and whether i and j had to be exchanged for it.
-
-    The form: any reduction over j, and beside it sums over i or over both. Where everything is
-    reduced over i, that is the transpose.
-    """
-    if any(o.axis == "i" for o in outputs) and all(o.axis == "i" or o.axis == "ij" for o in outputs):
-        turned = (Output(transpose(o.expr), o.reduction, "j" if o.axis == "i" else "ij") for o in outputs)
-        return tuple(turned), True
-    return outputs, False
-
-
-@functools.lru_cache(maxsize=4096)
 def _has_form(outputs: tuple[Output, ...]) -> bool:
     return all(o.axis == "j" or o.reduction.code == "sum" for o in outputs)
 
@@ -149,22 +126,22 @@ def _has_form(outputs: tuple[Output, ...]) -> bool:
 def _plan_call(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options
 ) -> list | None:
-    normal, exchanged = _normal(outputs)
+    form, exchanged = normal(outputs)
     if exchanged:
         g = replace(g, M=g.N, N=g.M)
-    if not _has_form(normal):
+    if not _has_form(form):
         return None
     count = len(args)
-    halved = _halved(normal, args, g)
+    halved = _halved(form, args, g)
     if halved is not None:
-        normal, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
+        form, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
         count = len(args)
-    centres = _centres(normal, args, g) if options.precision != "exact" and expandable(normal) else None
-    facts = _facts(normal, args)
-    ready = prepare(normal, count, _name(g.dtype), machine(), bool(centres), halved is not None, facts)
+    centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
+    facts = _facts(form, args)
+    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), halved is not None, facts)
     if ready is None:
         return None
-    results = _execute(ready, normal, (*args, *(centres or ())), g, options)
+    results = _execute(ready, form, (*args, *(centres or ())), g, options)
     return results if halved is None else [(_joined(halved, results, args, outputs[0].expr.dim, g),)]
 
 

@@ -203,3 +203,8 @@ def ranges(f: Expr) -> list[tuple[int, int]]:
         cuts[e] = own
     points = sorted(cuts[f])
     return list(zip(points[:-1], points[1:], strict=True))
+
+
+def contractions(core: Expr) -> list[Expr]:
+    """Inner sums too long to unroll: they are computed for several columns at once."""
+    return [e for e in postorder(core) if e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes]

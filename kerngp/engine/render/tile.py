@@ -21,7 +21,7 @@ from ..expr import Expr, postorder
 from ..plan import Plan, Task
 from .function import Function
 from .llvm import F64, I64, Block, Pointer
-from .lowering import UNROLL, Component, Index, Lowering, ranges
+from .lowering import UNROLL, Component, Index, Lowering, contractions, ranges
 from .pack import Pack
 from .signal import SignalState
 from .states import KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
@@ -37,11 +37,6 @@ def render(plan: Plan, triple: str) -> str:
     Pack(module, plan).emit()
     Kernel(module, plan).emit()
     return str(module)
-
-
-def contractions(core: Expr) -> list[Expr]:
-    """Inner sums too long to unroll: they are computed for several columns at once."""
-    return [e for e in postorder(core) if e.op == "sum" and e.args[0].dim > UNROLL and {"i", "j"} <= e.axes]
 
 
 class Kernel(Function):

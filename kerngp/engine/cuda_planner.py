@@ -1,0 +1,117 @@
+"""How a CUDA kernel walks the pairs: a table, pure and testable without a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .expr import Expr, postorder
+from .plan import Task
+
+UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
+SHARED = 24 << 10  # bytes of shared memory a block may take: several blocks share a multiprocessor
+REGISTERS = 64  # of a thread, for fields of i and states, before it takes fewer rows
+
+
+@dataclass(frozen=True)
+class CudaSchedule:
+    """Orthogonal numbers; part of a plan, so they change the code and nothing else does.
+
+    Attributes
+    ----------
+    wide : bool
+        The form of the kernel, see `render.cuda_tile`.
+    threads, rows : int
+        Threads of a block; rows i of a thread.
+    lanes, columns : int
+        Wide form: neighbouring threads that share rows, and columns j of each at a time.
+    block_j : int
+        Narrow form: columns staged in shared memory at once. Wide form: steps between flushes.
+    group : int
+        Columns evaluated together, for reductions that compare or rescale once for all of them.
+    unroll : int
+        Copies of the innermost loop's body.
+    slab : int
+        Result columns of a block, where there are many.
+    """
+
+    wide: bool
+    threads: int
+    rows: int
+    lanes: int
+    columns: int
+    block_j: int
+    group: int
+    unroll: int
+    slab: int
+
+    @property
+    def tile(self) -> int:
+        """Rows of a block."""
+        return self.threads // self.lanes * self.rows
+
+    @property
+    def step(self) -> int:
+        """Ranges of j start at multiples of this."""
+        return self.lanes * self.columns if self.wide else self.block_j
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the planner needs to know of a device and of the size of a call.
+
+    ``few`` says that there are not enough rows to give each thread several.
+    """
+
+    arch: str
+    few: bool = False
+
+    def choose(self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str) -> CudaSchedule:
+        """The schedule of a plan over ``fields``."""
+        long = any(f.dim > UNROLL for axis in "ij" for f in _used(tasks, fields, axis))
+        slab = any(t.signal or (t.code == "sum" and t.core.dim > UNROLL) for t in tasks)
+        return _wide(tasks, dtype, slab) if long or _rolls(tasks) else _narrow(tasks, fields, dtype, slab, self.few)
+
+
+def _used(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], axis: str) -> list[Expr]:
+    """The fields of an axis that pairs read."""
+    found = {v.attr[0] for t in tasks for v in postorder(t.core) if v.op == "var" and v.attr[2] == axis}
+    return [fields[axis][k] for k in sorted(found)]
+
+
+def _rolls(tasks: tuple[Task, ...]) -> bool:
+    """Whether any value at a pair is too long to unroll."""
+    return any(e.dim > UNROLL for t in tasks for e in (*postorder(t.core), *(postorder(t.post) if t.post else ())))
+
+
+def _narrow(
+    tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str, slab: bool, few: bool
+) -> CudaSchedule:
+    size = 4 if dtype == "float32" else 8
+    codes = {t.code for t in tasks}
+    width_i = sum(f.dim for f in _used(tasks, fields, "i"))
+    results = 16 if slab else sum(t.core.dim for t in tasks)
+    words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4}
+    each = (width_i + results * max(words[c] for c in codes)) * size // 4
+    rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
+    group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
+    if "logsumexp" in codes or "kmin" in codes:
+        rows = min(rows, 4 if "kmin" not in codes else 2)
+    width_j = max(1, sum(f.dim for f in fields["j"]))
+    per = 16 // size
+    record = -(-width_j // per) * per * size + (16 * size if slab else 0)
+    block_j = max(16, min(128, SHARED // (2 * record) // 16 * 16))
+    heavy = rows * (width_i + 4) * group
+    unroll = max(1, min(block_j // group, 160 // max(1, heavy)))
+    while block_j // group % unroll:
+        unroll -= 1
+    return CudaSchedule(False, 64 if few else 128, rows, 1, 1, block_j, group, unroll, 16)
+
+
+def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
+    results = sum(t.core.dim for t in tasks)
+    rows = 4 if slab or results > 1 or dtype == "float64" else 8
+    group = 4 if {t.code for t in tasks} <= {"min", "logsumexp"} and results == 1 else 1
+    return CudaSchedule(True, 128, rows, 8, 4, 16, group, 4, 8)
+
+
+__all__ = ["CudaSchedule", "Gpu"]

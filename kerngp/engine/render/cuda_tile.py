@@ -1,0 +1,464 @@
+"""The CUDA kernels of a plan, rendered to one source: pack, tile, merge.
+
+    kg_pack     fields of i, of j and of parameters, as records
+    kg_tile     a block of threads: a tile of rows i against a range of j; each thread owns rows
+    kg_merge    joins the parts of j, where it was split among blocks, in their order
+
+Two forms of kg_tile. *Narrow*: records of j are staged in shared memory, two buffers in turn, and read by
+all threads at once; fields of i stay in registers. *Wide*, for inner sums too long to unroll: records are
+stored component by component, a thread computes a block of rows by columns, and neighbouring lanes share
+rows and divide the columns.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from ..cuda_planner import CudaSchedule
+from ..expr import Expr, postorder
+from ..plan import Plan
+from .block import Block
+from .cuda_c import CudaEmitter
+from .cuda_context import CudaContext
+from .cuda_states import Column, ColumnsState, State, state_of
+from .lowering import UNROLL, Component, Index, Lowering, contractions, ranges
+
+PACK_THREADS = 128
+VECTOR = {"float32": ("float4", 4), "float64": ("double2", 2)}  # 16 bytes
+COMPONENTS = "xyzw"
+
+
+def render(plan: Plan) -> str:
+    """The source of a plan; equal plans give equal text."""
+    s = plan.schedule
+    assert isinstance(s, CudaSchedule)
+    context = CudaContext(plan)
+    parts = [
+        resources.files(__package__).joinpath("prelude.cuh").read_text(),
+        f"struct KgContext {{ long long v[{context.size}]; }};",
+        "\n".join(f"#define KG_{n} {context.slot(n)}" for n in _header()),
+        "#define KG(name) c.v[KG_##name]",
+        Pack(plan).text(),
+        kernel_of(plan).text(),
+        merge_text(plan),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _header() -> tuple[str, ...]:
+    from .cuda_context import HEADER
+
+    return HEADER
+
+
+def head(name: str, threads: int) -> str:
+    return (
+        f'extern "C" __global__ void __launch_bounds__({threads}) {name}(const __grid_constant__ KgContext c)'
+    )
+
+
+def padded(width: int, dtype: str) -> int:
+    """Components of a record in shared memory: whole pieces of 16 bytes."""
+    per = VECTOR[dtype][1]
+    return -(-width // per) * per
+
+
+class Records:
+    """Where the fields of an axis stand in their records."""
+
+    def __init__(self, plan: Plan):
+        s = plan.schedule
+        assert isinstance(s, CudaSchedule)
+        self.wide = s.wide
+        self.fields = {"i": plan.fields_i, "j": plan.fields_j, "p": plan.fields_p}
+        self.offsets = {a: Plan.offsets(f) for a, f in self.fields.items()}
+        width = {a: sum(f.dim for f in fields) for a, fields in self.fields.items()}
+        self.width = {a: max(1, w) if s.wide or a == "p" else padded(max(1, w), plan.dtype) for a, w in width.items()}
+
+    def place(self, axis: str, batch: str, row: str, component: str | int) -> str:
+        """Index of a component in the records of an axis."""
+        width = self.width[axis]
+        if axis == "p":
+            return f"(long long){batch} * {width} + {component}"
+        if self.wide:
+            rows = "KG(Mp)" if axis == "i" else "KG(Np)"
+            return f"((long long){batch} * {width} + {component}) * {rows} + {row}"
+        rows = "KG(M)" if axis == "i" else "KG(N)"
+        return f"((long long){batch} * {rows} + {row}) * {width} + {component}"
+
+
+class Pack:
+    """kg_pack: a thread for each record of i, then of j, then of parameters."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.records, self.context = plan, Records(plan), CudaContext(plan)
+        self.e = CudaEmitter(plan.dtype)
+
+    def text(self) -> str:
+        e = self.e
+        rows = {
+            "i": "KG(Mp)" if self.records.wide else "KG(M)",
+            "j": "KG(Np)" if self.records.wide else "KG(N)",
+            "p": "1",
+        }
+        with e.braces(head("kg_pack", PACK_THREADS)):
+            e.put(f"long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
+            for axis in "ijp":
+                if not self.records.fields[axis]:
+                    continue
+                with e.braces(f"if (t < KG(batches) * {rows[axis]})"):
+                    e.put(f"const long long batch = t / {rows[axis]}, row = t % {rows[axis]};")
+                    last = {"i": "KG(M)", "j": "KG(N)", "p": "1"}[axis]
+                    e.put(f"const long long source = row < {last} ? row : {last} - 1;")
+                    self._record(axis)
+                    e.put("return;")
+                e.put(f"t -= KG(batches) * {rows[axis]};")
+        return e.text()
+
+    def _record(self, axis: str) -> None:
+        e, real = self.e, self.e.real
+        used = {v.attr[0]: v for f in self.records.fields[axis] for v in postorder(f) if v.op == "var"}
+        for k, v in sorted(used.items()):
+            address, row, inner, batch = (f"c.v[{self.context.arg(k, n)}]" for n in ("address", "row", "inner", "batch"))
+            at = f"batch * {batch}" + ("" if v.attr[2] == "p" else f" + source * {row}")
+            e.put(f"const {real} *const a{k} = (const {real} *){address} + ({at});")
+            e.put(f"const long long s{k} = {inner};")
+
+        def leaf(v: Expr, d: Component) -> Block:
+            k = v.attr[0]
+            at = d.value if isinstance(d, Index) else d
+            return Block([[e.let(real, f"a{k}[{at} * s{k}]")]])
+
+        low = Lowering(e, leaf, lambda axes: (1, 1))
+        out = f"(({real} *)KG(records_{axis}))"
+        for f, offset in zip(self.records.fields[axis], self.records.offsets[axis], strict=True):
+
+            def store(d: Component, value: Block, offset: int = offset) -> None:
+                at = e.index_add(d.value if isinstance(d, Index) else d, offset)
+                e.put(f"{out}[{self.records.place(axis, 'batch', 'row', at)}] = {value.cell};")
+
+            low.each(f, store)
+
+
+class TileKernel:
+    """What both forms of kg_tile share."""
+
+    def __init__(self, plan: Plan):
+        s = plan.schedule
+        assert isinstance(s, CudaSchedule)
+        self.plan, self.s, self.context, self.records = plan, s, CudaContext(plan), Records(plan)
+        self.e = CudaEmitter(plan.dtype)
+        self.rows, self.lanes, self.slab, self.group = s.rows, s.lanes, s.slab, s.group
+        self.states: list[State] = []
+        self.cut: Any = None  # of a long result, the range of components this code serves
+
+    # ------------------------------------------------------------------ what the states ask for
+    def task_slot(self, k: int, name: str) -> str:
+        return f"c.v[{self.context.task(k, name)}]"
+
+    def row(self, r: int) -> str:
+        return f"row{r}"
+
+    def slab_component(self, q: int) -> Index:
+        lo, hi = self.cut
+        return Index(f"min(slab0 + {q}, {hi} - 1)", lo, hi)
+
+    def slab_end(self) -> str:
+        return "KG(E)" if self.cut is None else str(self.cut[1])
+
+    def signal(self, c: Column, q: int) -> str:
+        """Value of column slab0 + q of the signal at a column j."""
+        raise NotImplementedError
+
+    def row_lowering(self) -> Lowering:
+        """Formulas that depend on the rows alone."""
+        return self._lowering(lambda v, d: self._refuse(v))
+
+    def _refuse(self, v: Expr) -> Block:
+        raise AssertionError(f"{v} depends on j, outside of the loop over j")
+
+    def at_columns(self, at: list[str]) -> Lowering:
+        """Formulas at a column of its own for each row."""
+        e = self.e
+
+        def leaf(v: Expr, d: Component) -> Block:
+            index = self._component("j", v, d)
+            return Block([[e.let(e.real, f"rj[{self.records.place('j', 'batch', j, index)}]")] for j in at])
+
+        return Lowering(
+            e, lambda v, d: leaf(v, d) if v.attr[2] == "j" else self._own(v, d), lambda axes: (self.rows, 1)
+        )
+
+    # ------------------------------------------------------------------ leaves
+    def _component(self, axis: str, v: Expr, d: Component) -> Any:
+        return self.e.index_add(d.value if isinstance(d, Index) else d, self.records.offsets[axis][v.attr[0]])
+
+    def _own(self, v: Expr, d: Component) -> Block:
+        """A component of a field of the rows or of the parameters, from memory."""
+        e, axis = self.e, v.attr[2]
+        index = self._component(axis, v, d)
+        if axis == "p":
+            return Block([[e.let(e.real, f"rp[{self.records.place('p', 'batch', '', index)}]")]])
+        names = [f"from{r}" for r in range(self.rows)]
+        return Block([[e.let(e.real, f"ri[{self.records.place('i', 'batch', r, index)}]")] for r in names])
+
+    def _lowering(self, leaf_j: Any, columns: int = 1, own: Any = None) -> Lowering:
+        own = own or self._own
+        return Lowering(
+            self.e,
+            lambda v, d: leaf_j(v, d) if v.attr[2] == "j" else own(v, d),
+            lambda axes: (self.rows if "i" in axes else 1, columns if "j" in axes else 1),
+        )
+
+    # ------------------------------------------------------------------ the kernel
+    def text(self) -> str:
+        e, s = self.e, self.s
+        with e.braces(head("kg_tile", s.threads)):
+            e.put("KG_SHARED; (void)kg_shared;")
+            e.put("const int M = (int)KG(M);")
+            e.put("unsigned work = blockIdx.x;")
+            for name in ("tile", "slab", "split"):
+                e.put(f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);")
+            e.put("const long long batch = work;")
+            e.put("const int j_begin = (int)(split * KG(chunk));")
+            e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
+            for axis in "ijp":
+                e.put(f"const {e.real} *const __restrict__ r{axis} = (const {e.real} *)KG(records_{axis});")
+            e.put(f"(void)slab; (void)ri; (void)rj; (void)rp;")
+            self._rows()
+            for cut, condition, first in self._cuts():
+                self.cut = cut
+                with e.braces(condition):
+                    e.put(f"const int slab0 = {first}; (void)slab0;")
+                    self.states = [state_of(self, k) for k in range(len(self.plan.tasks))]
+                    for state in self.states:
+                        state.declare()
+                    self._loop()
+                    for state in self.states:
+                        state.combine()
+                    with e.braces("if (lane == 0)") if self.lanes > 1 else e.braces(""):
+                        for state in self.states:
+                            state.finish()
+        return e.text()
+
+    def _cuts(self) -> list[tuple[Any, str, str]]:
+        """Ranges of components with one source each: (range, condition for a slab to lie in it, its start)."""
+        task = self.plan.tasks[0]
+        if len(self.plan.tasks) > 1 or not slabbed(self.plan):
+            return [(None, "", "0")]
+        if task.signal:
+            return [(None, "", f"slab * {self.slab}")]
+        out, before = [], 0
+        for lo, hi in slab_ranges(self.plan):
+            after = before + -(-(hi - lo) // self.slab)
+            out.append(((lo, hi), f"if (slab >= {before} && slab < {after})", f"{lo} + (slab - {before}) * {self.slab}"))
+            before = after
+        return out
+
+    def _rows(self) -> None:
+        """Numbers of the thread's rows; ``from`` is a row that exists."""
+        raise NotImplementedError
+
+    def _loop(self) -> None:
+        raise NotImplementedError
+
+
+class Narrow(TileKernel):
+    """Records of j in shared memory, fields of i in registers."""
+
+    def _rows(self) -> None:
+        e, s = self.e, self.s
+        for r in range(self.rows):
+            e.put(f"const int row{r} = tile * {s.threads * s.rows} + {r * s.threads} + (int)threadIdx.x;")
+            e.put(f"const int from{r} = min(row{r}, M - 1);")
+        used = {v for t in self.plan.tasks for v in postorder(t.core) if v.op == "var" and v.attr[2] != "j"}
+        self.kept: dict[tuple[Expr, int], Block] = {}
+        for v in sorted(used, key=lambda v: (v.attr[2], v.attr[0])):
+            for d in range(v.dim):
+                self.kept[v, d] = self._own(v, d)
+
+    def _kept(self, v: Expr, d: Component) -> Block:
+        return self.kept[v, d] if isinstance(d, int) else self._own(v, d)
+
+    def _loop(self) -> None:
+        e, s = self.e, self.s
+        self.vector, per = VECTOR[self.plan.dtype]
+        self.width = self.records.width["j"]
+        size = s.block_j * self.width
+        e.put(f"{e.real} *const shared = ({e.real} *)kg_shared;")
+        pieces = self.width // per
+        source = self.records.place("j", "batch", "{j}", 0)
+
+        def stage(buffer: str, j: str) -> None:
+            count = f"min({s.block_j}, j_end - ({j})) * {pieces}"
+            e.put(f"kg_stage(shared + ({buffer}) * {size}, rj + {source.format(j=f'({j})')}, {count});")
+            self._stage_signal(buffer, j)
+
+        stage("0", "j_begin")
+        e.put("kg_copy_commit();")
+        with e.braces(f"for (int j0 = j_begin, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
+            with e.braces(f"if (j0 + {s.block_j} < j_end)"):
+                stage("turn ^ 1", f"j0 + {s.block_j}")
+            e.put("kg_copy_commit();")
+            e.put("kg_copy_wait<1>();")
+            e.put("__syncthreads();")
+            e.put(f"const {self.vector} *const records = (const {self.vector} *)(shared + turn * {size});")
+            e.put("(void)records;")
+            with e.braces(f"if (j0 + {s.block_j} <= j_end)"):
+                with e.loop(0, s.block_j, s.group, unroll=s.unroll) as j:
+                    self._body(j, s.group)
+            with e.braces("else"):
+                with e.loop(0, "j_end - j0", 1, unroll=1) as j:
+                    self._body(j, 1)
+            for state in self.states:
+                state.flush()
+            e.put("__syncthreads();")
+
+    def _body(self, j: str, count: int) -> None:
+        e = self.e
+        columns = []
+        for n in range(count):
+            at = e.index_add(j, n)
+            number = f"j0 + {at}"
+            loaded: dict[int, str] = {}
+            low = self._lowering(lambda v, d, at=at, loaded=loaded: self._shared(v, d, at, loaded), own=self._kept)
+            columns.append(Column(low, number, None))
+        self.at_body = j
+        for state in self.states:
+            state.step(columns)
+
+    def _shared(self, v: Expr, d: Component, at: Any, loaded: dict[int, str]) -> Block:
+        assert isinstance(d, int)
+        per = VECTOR[self.plan.dtype][1]
+        k, lane = divmod(self.records.offsets["j"][v.attr[0]] + d, per)
+        if k not in loaded:
+            loaded[k] = self.e.let(self.vector, f"records[{self.e.index_mul(at, self.width // per)} + {k}]")
+        return Block([[f"{loaded[k]}.{COMPONENTS[lane]}"]])
+
+    def _stage_signal(self, buffer: str, j: str) -> None:
+        if not self.plan.tasks[0].signal:
+            return
+        e, s = self.e, self.s
+        count = f"min({s.block_j}, j_end - ({j})) * {s.slab}"
+        with e.braces(f"for (int k = threadIdx.x; k < {count}; k += {s.threads})"):
+            e.put(f"const int q = k % {s.slab}, n = k / {s.slab};")
+            row, inner = f"({j} + n) * KG(signal_row)", "(slab0 + q) * KG(signal_inner)"
+            e.put(f"const long long at = batch * KG(signal_batch) + {row} + {inner};")
+            value = f"slab0 + q < KG(E) ? ((const {e.real} *)KG(signal))[at] : 0"
+            e.put(f"{self._signal_buffer(buffer)}[k] = {value};")
+
+    def _signal_buffer(self, buffer: str) -> str:
+        return f"(shared + {2 * self.s.block_j * self.width} + ({buffer}) * {self.s.block_j * self.s.slab})"
+
+    def signal(self, c: Column, q: int) -> str:
+        e = self.e
+        per = VECTOR[self.plan.dtype][1]
+        key = (c.number, q // per)
+        found = self.__dict__.setdefault("_signals", {})
+        if q % per == 0:
+            at = f"({self.at_body}) * {self.slab // per} + {q // per}"
+            found[key] = e.let(self.vector, f"((const {self.vector} *){self._signal_buffer('turn')})[{at}]")
+        return f"{found[key]}.{COMPONENTS[q % per]}"
+
+
+class Wide(TileKernel):
+    """Blocks of rows by columns, components walked by loops, records read through the caches."""
+
+    def _rows(self) -> None:
+        e, s = self.e, self.s
+        e.put(f"const int lane = (int)threadIdx.x % {s.lanes};")
+        e.put(f"const int first = tile * {s.threads // s.lanes * s.rows} + (int)threadIdx.x / {s.lanes} * {s.rows};")
+        for r in range(self.rows):
+            e.put(f"const int row{r} = first + {r};")
+            e.put(f"const int from{r} = row{r};")  # records are padded to whole tiles
+
+    def _loop(self) -> None:
+        e, s = self.e, self.s
+        span = s.lanes * s.columns
+        with e.braces(f"for (int j0 = j_begin, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
+            e.put(f"const int j = j0 + lane * {s.columns};")
+            exists = [e.let("bool", f"j + {n} < j_end") for n in range(s.columns)]
+            low = self._lowering(self._column_leaf, s.columns, self._row_leaf)
+            for task in self.plan.tasks:
+                for c in contractions(task.core):
+                    self._contract(c, low)
+            columns = [Column(low, f"(j + {n})", exists[n], n) for n in range(s.columns)]
+            for state in self.states:
+                state.step(columns)
+            with e.braces(f"if (turn % {s.block_j} == 0)"):
+                for state in self.states:
+                    state.flush()
+        for state in self.states:
+            state.flush()
+
+    def _contract(self, c: Expr, low: Lowering) -> None:
+        """An inner sum for all pairs of the block in one loop over its components."""
+        e, f = self.e, c.args[0]
+        low.settle(f)
+        sums = e.var(e.expand(e.const(0.0), (self.rows, self.s.columns)))
+        for cut in ranges(f):
+            with e.loop(*cut, unroll=self.s.unroll) as d, low.scope():
+                sums.set(low.accumulate(f, Index(d, *cut), sums.get()))
+        low.preset(c, 0, sums.get())
+
+    def _pieces(self, base: str, at: str, count: int) -> list[str]:
+        """Neighbouring elements, by whole pieces of 16 bytes."""
+        e = self.e
+        vector, per = VECTOR[self.plan.dtype]
+        names = []
+        for k in range(0, count, per):
+            v = e.let(vector, f"*(const {vector} *)({base} + {at} + {k})")
+            names += [f"{v}.{COMPONENTS[n]}" for n in range(per)]
+        return names
+
+    def _row_leaf(self, v: Expr, d: Component) -> Block:
+        if v.attr[2] == "p":
+            return self._own(v, d)
+        at = self.records.place("i", "batch", "first", self._component("i", v, d))
+        return Block([[x] for x in self._pieces("ri", at, self.rows)])
+
+    def _column_leaf(self, v: Expr, d: Component) -> Block:
+        at = self.records.place("j", "batch", "j", self._component("j", v, d))
+        return Block([self._pieces("rj", at, self.s.columns)])
+
+    def signal(self, c: Column, q: int) -> str:
+        e = self.e
+        at = f"batch * KG(signal_batch) + {c.number} * KG(signal_row) + (slab0 + {q}) * KG(signal_inner)"
+        there = f"{c.exists} && slab0 + {q} < KG(E)"
+        return e.let(e.real, f"{there} ? ((const {e.real} *)KG(signal))[{at}] : 0")
+
+
+def kernel_of(plan: Plan) -> TileKernel:
+    s = plan.schedule
+    assert isinstance(s, CudaSchedule)
+    return Wide(plan) if s.wide else Narrow(plan)
+
+
+def slabbed(plan: Plan) -> bool:
+    """Whether result columns are divided among blocks."""
+    return any(isinstance(state_of(kernel_of(plan), k), ColumnsState) for k in range(len(plan.tasks)))
+
+
+def slab_ranges(plan: Plan) -> list[tuple[int, int]]:
+    """The components of a long result, cut where their source changes."""
+    task = plan.tasks[0]
+    f = task.core if task.post is None or task.post.dim == 1 else task.core * task.post
+    return ranges(f)
+
+
+def merge_text(plan: Plan) -> str:
+    """kg_merge: a thread for each row."""
+    kernel = kernel_of(plan)
+    e = kernel.e
+    with e.braces(head("kg_merge", PACK_THREADS)):
+        e.put(f"const long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
+        e.put("if (t >= KG(batches) * KG(M)) return;")
+        e.put("const long long batch = t / KG(M), i = t % KG(M);")
+        for k in range(len(plan.tasks)):
+            with e.braces(""):
+                state_of(kernel, k).merge()
+    return e.text()
+
+
+__all__ = ["PACK_THREADS", "kernel_of", "render", "slab_ranges", "slabbed"]

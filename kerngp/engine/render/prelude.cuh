@@ -1,0 +1,72 @@
+// What generated CUDA code calls. Under KG_CPU a test harness supplies the same names in plain C++.
+#ifndef KG_CPU
+#define KG_DEVICE __device__ __forceinline__
+#define KG_INF __int_as_float(0x7f800000)
+#define KG_NAN __int_as_float(0x7fffffff)
+#define KG_SHARED extern __shared__ __align__(16) char kg_shared[]
+KG_DEVICE float kg_exp2(float x) { float r; asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(r) : "f"(x)); return r; }
+KG_DEVICE float kg_sqrt(float x) { float r; asm("sqrt.approx.f32 %0,%1;" : "=f"(r) : "f"(x)); return r; }
+KG_DEVICE float kg_rcp(float x) { float r; asm("rcp.approx.f32 %0,%1;" : "=f"(r) : "f"(x)); return r; }
+KG_DEVICE float kg_rsqrt_raw(float x) { float r; asm("rsqrt.approx.f32 %0,%1;" : "=f"(r) : "f"(x)); return r; }
+// 16 bytes from global to shared memory, visible after kg_copy_wait and a barrier
+KG_DEVICE void kg_copy16(void *to, const void *from) {
+  unsigned at = (unsigned)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(at), "l"(from) : "memory");
+}
+KG_DEVICE void kg_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> KG_DEVICE void kg_copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+#endif
+KG_DEVICE double kg_sqrt(double x) { return sqrt(x); }
+KG_DEVICE double kg_rcp(double x) { return 1.0 / x; }
+KG_DEVICE double kg_rsqrt_raw(double x) { return rsqrt(x); }
+template <class T> KG_DEVICE T kg_rsqrt(T x) { return x == T(0) ? T(0) : kg_rsqrt_raw(x); }
+KG_DEVICE float kg_fma(float a, float b, float c) { return fmaf(a, b, c); }
+KG_DEVICE double kg_fma(double a, double b, double c) { return fma(a, b, c); }
+KG_DEVICE float kg_least(float a, float b) { return fminf(a, b); }  // of a number and a NaN: the number
+KG_DEVICE double kg_least(double a, double b) { return fmin(a, b); }
+KG_DEVICE float kg_most(float a, float b) { return fmaxf(a, b); }
+KG_DEVICE double kg_most(double a, double b) { return fmax(a, b); }
+KG_DEVICE float kg_abs(float a) { return fabsf(a); }
+KG_DEVICE double kg_abs(double a) { return fabs(a); }
+KG_DEVICE float kg_exp(float a) { return expf(a); }
+KG_DEVICE double kg_exp(double a) { return exp(a); }
+KG_DEVICE float kg_log(float a) { return logf(a); }
+KG_DEVICE double kg_log(double a) { return log(a); }
+KG_DEVICE float kg_sin(float a) { return sinf(a); }
+KG_DEVICE double kg_sin(double a) { return sin(a); }
+KG_DEVICE float kg_cos(float a) { return cosf(a); }
+KG_DEVICE double kg_cos(double a) { return cos(a); }
+KG_DEVICE float kg_pow(float a, float b) { return powf(a, b); }
+KG_DEVICE double kg_pow(double a, double b) { return pow(a, b); }
+// float32: (high, low) += x without losing the digits below high (Knuth's two-sum); float64: plainly
+KG_DEVICE void kg_add(float &high, float &low, float x) {
+  float s = high + x, b = s - high;
+  low += (high - (s - b)) + (x - b);
+  high = s;
+}
+KG_DEVICE void kg_add(double &high, double &low, double x) { high += x; }
+// Insert into an ascending list of k entries, `step` apart; equal entries stay before. Returns the k-th value.
+template <class T> KG_DEVICE T kg_insert(T *value, long long *column, int k, int step, T x, long long j) {
+  int at = k - 1;
+  for (; at > 0 && value[(long long)(at - 1) * step] > x; at--) {
+    value[(long long)at * step] = value[(long long)(at - 1) * step];
+    column[(long long)at * step] = column[(long long)(at - 1) * step];
+  }
+  value[(long long)at * step] = x;
+  column[(long long)at * step] = j;
+  return value[(long long)(k - 1) * step];
+}
+// (m, s) joined with (m2, s2): maxima and sums of exp(f - maximum)
+template <class T> KG_DEVICE void kg_join(T &m, double &s, T m2, double s2) {
+  T n = kg_most(m, m2), shift = kg_most(n, sizeof(T) == 4 ? T(-1e38) : T(-1e300));
+  s = s * exp((double)m - (double)shift) + s2 * exp((double)m2 - (double)shift);
+  m = n;
+}
+template <class T> KG_DEVICE T kg_lse(T m, double s) {
+  T shift = kg_most(m, sizeof(T) == 4 ? T(-1e38) : T(-1e300));
+  return m == T(KG_INF) ? m : s == 0.0 ? -T(KG_INF) : (T)((double)shift + log(s));
+}
+// All threads of the block copy `count` pieces of 16 bytes.
+KG_DEVICE void kg_stage(void *to, const void *from, int count) {
+  for (int k = threadIdx.x; k < count; k += blockDim.x) kg_copy16((char *)to + 16 * k, (const char *)from + 16 * k);
+}
