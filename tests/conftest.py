@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+BACKEND = os.environ.get("KERNGP_TEST_BACKEND", "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _backend() -> None:
+    """KERNGP_TEST_BACKEND=cuda: what would run in the CPU's generated code runs in CUDA's, emulated.
+
+    Everything else stays as it is, so that every test of results is a test of that backend too.
+    """
+    if BACKEND != "cuda":
+        return
+    import emulator
+
+    from kerngp.engine import mapreduce
+    from kerngp.engine.backends import cuda
+
+    device, choose = emulator.device(), mapreduce._backend
+    cuda.device_of = lambda place: device
+    mapreduce._backend = lambda options, g: {"cpu": "cuda"}.get(choose(options, g), choose(options, g))
 
 
 @pytest.fixture(autouse=True)
@@ -20,29 +42,33 @@ class Launches:
     """Counts the passes over the pairs, by backend."""
 
     def __init__(self) -> None:
-        self.cpu = 0
+        self.compiled = 0  # passes of generated code, whichever backend
         self.reference = 0
 
     def clear(self) -> None:
-        self.cpu = self.reference = 0
+        self.compiled = self.reference = 0
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     """Passes of generated code, and those the reference backend served instead."""
-    from kerngp.engine.backends import cpu, reference
+    from kerngp.engine.backends import cpu, cuda, reference
 
     counter = Launches()
-    execute, run = cpu._execute, reference.run
+    run = reference.run
 
-    def counted_execute(*args, **kwargs):
-        counter.cpu += 1
-        return execute(*args, **kwargs)
+    def counted(execute):
+        def call(*args, **kwargs):
+            counter.compiled += 1
+            return execute(*args, **kwargs)
+
+        return call
 
     def counted_run(*args, **kwargs):
         counter.reference += 1
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(cpu, "_execute", counted_execute)
+    for backend in (cpu, cuda):
+        monkeypatch.setattr(backend, "_execute", counted(backend._execute))
     monkeypatch.setattr(reference, "run", counted_run)
     return counter

@@ -65,11 +65,17 @@ class Gpu:
     arch: str
     few: bool = False
 
-    def choose(self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str) -> CudaSchedule:
+    def choose(
+        self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str
+    ) -> CudaSchedule:
         """The schedule of a plan over ``fields``."""
         long = any(f.dim > UNROLL for axis in "ij" for f in _used(tasks, fields, axis))
         slab = any(t.signal or (t.code == "sum" and t.core.dim > UNROLL) for t in tasks)
-        return _wide(tasks, dtype, slab) if long or _rolls(tasks) else _narrow(tasks, fields, dtype, slab, self.few)
+        return (
+            _wide(tasks, dtype, slab)
+            if long or _rolls(tasks)
+            else _narrow(tasks, fields, dtype, slab, self.few)
+        )
 
 
 def _used(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], axis: str) -> list[Expr]:
@@ -80,7 +86,9 @@ def _used(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], axis: st
 
 def _rolls(tasks: tuple[Task, ...]) -> bool:
     """Whether any value at a pair is too long to unroll."""
-    return any(e.dim > UNROLL for t in tasks for e in (*postorder(t.core), *(postorder(t.post) if t.post else ())))
+    return any(
+        e.dim > UNROLL for t in tasks for e in (*postorder(t.core), *(postorder(t.post) if t.post else ()))
+    )
 
 
 def _narrow(

@@ -110,21 +110,31 @@ def launch(
     """Compute without recording gradients."""
     g = measure(outputs, shapes_of(args), sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
-    if _use_cpu(options, g):
+    backend = _backend(options, g)
+    if backend == "cpu":
         from .backends import cpu
 
         return cpu.run(outputs, args, g, options)
+    if backend == "cuda":
+        from .backends import cuda
+
+        return cuda.run(outputs, args, g, options)
     from .backends import reference
 
     return reference.run(outputs, args, g, options.memory_limit)
 
 
-def _use_cpu(options: _options.Options, g: Geometry) -> bool:
-    if options.backend == "cuda":
-        raise BackendUnavailable("backend='cuda' is not part of this version; use backend='auto'.")
+def _backend(options: _options.Options, g: Geometry) -> str:
+    """The backend of a call: the one asked for, or the fastest that serves the device."""
     if options.backend == "cpu" and g.device.type != "cpu":
         raise BackendUnavailable(f"backend='cpu' was asked for, but the arguments are on {g.device}.")
-    return options.backend in ("auto", "cpu") and g.device.type == "cpu"
+    if options.backend != "auto":
+        return options.backend
+    if g.device.type == "cuda":
+        from .backends import cuda
+
+        return "cuda" if cuda.usable(g.device) else "reference"
+    return "cpu" if g.device.type == "cpu" else "reference"
 
 
 def dense(

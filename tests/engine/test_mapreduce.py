@@ -44,7 +44,7 @@ def tensor(x) -> torch.Tensor:
 def test_sizes_with_tails(M: int, N: int, axis: str, dtype: torch.dtype, launches) -> None:
     f = gaussian()
     assert_matches_reference(f, SUM, arguments(f, M, N, dtype), axis=axis)
-    assert launches.cpu == 1
+    assert launches.compiled == 1
 
 
 @pytest.mark.parametrize(("M", "N"), SIZES)
@@ -214,7 +214,7 @@ def test_several_outputs_in_one_pass(launches) -> None:
     args = arguments(f, 33, 71, torch.float64)
     outputs = (Output(f, SUM, "j"), Output(ops.sqdist(Vi(0, 3), Vj(1, 3)), SUM, "j"), Output(f, SUM, "i"))
     found = map_reduce_many(outputs, args, options=CPU)
-    assert launches.cpu == 1 and launches.reference == 0
+    assert launches.compiled == 1 and launches.reference == 0
     for o, (got,) in zip(outputs, found, strict=True):
         (want,) = exact(o.expr, o.reduction, args, axis=o.axis)
         assert_close(got, want, 1e-12, str(o))
@@ -242,10 +242,10 @@ def test_all_first_gradients_leave_one_pass(axis: str, M: int, launches) -> None
     f = Pm(4, 1) * ops.exp(-Pm(3, 1) * ops.sqdist(Vi(0, 3), Vj(1, 3))) * Vj(2, 1)
     args = [a.requires_grad_() for a in arguments(f, M, 41)]
     out = tensor(map_reduce(f, SUM, args, axis=axis, options=CPU))
-    assert (launches.cpu, launches.reference) == (1, 0)
+    assert (launches.compiled, launches.reference) == (1, 0)
     seed = torch.randn_like(out)
     grads = torch.autograd.grad(out, args, seed)
-    assert (launches.cpu, launches.reference) == (2, 0)
+    assert (launches.compiled, launches.reference) == (2, 0)
     leaves = [a.detach().clone().requires_grad_() for a in args]
     K = dense(f, leaves)
     total = {"j": K.sum(1), "i": K.sum(0), "ij": K.sum((0, 1))}[axis]
@@ -427,7 +427,7 @@ def test_formulas_too_deep_for_code_run_on_the_reference(launches) -> None:
         f = ops.sin(f + 0.001 * k)
     assert sum(1 for _ in postorder(f)) > 1000
     assert_matches_reference(f, SUM, arguments(f, 5, 6), tol=1e4)
-    assert launches.cpu == 0 and launches.reference > 0
+    assert launches.compiled == 0 and launches.reference > 0
 
 
 # ---------------------------------------------------------------- bad input
@@ -544,8 +544,8 @@ def test_options_are_scoped_and_captured_for_backward(launches) -> None:
     args = arguments(f, 4, 5)
     with options(backend="reference"):
         out = tensor(map_reduce(f, SUM, [a.requires_grad_() for a in args]))
-    assert launches.cpu == 0
+    assert launches.compiled == 0
     torch.autograd.grad(out.sum(), args)  # outside the block: still where it was recorded
-    assert launches.cpu == 0 and launches.reference > 0
+    assert launches.compiled == 0 and launches.reference > 0
     map_reduce(f, SUM, [a.detach() for a in args])
-    assert launches.cpu == 1
+    assert launches.compiled == 1

@@ -199,7 +199,7 @@ def test_random_formulas_in_generated_code(seed: int, launches) -> None:
     f, g = formula(1000 + seed, 4), formula(2000 + seed, 3)
     for r in (SUM, (LOGSUMEXP, MIN)[seed % 2]):
         assert_matches_reference(f, r, arguments(f, 33, 20), tol=1e4)
-    assert launches.cpu >= 2
+    assert launches.compiled >= 2
     offset = {v: var(v.attr[0] + 200, v.attr[1], v.attr[2]) for v in postorder(g) if v.op == "var"}
     g = substitute(g, offset)
     outputs = (Output(f, SUM, "j"), Output(g, SUM, "i"), Output(f * g if f.dim == g.dim else g, SUM, "ij"))

@@ -460,7 +460,7 @@ def test_predict_in_one_pass(launches):
     model = KernelRidge(kernel=RBF() + Matern(2.5)).fit(X, y)
     launches.clear()
     model.predict(X)
-    assert launches.cpu == 1 and launches.reference == 0
+    assert launches.compiled == 1 and launches.reference == 0
 
 
 # ---------------------------------------------------------------- refusals

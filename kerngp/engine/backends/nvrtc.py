@@ -53,7 +53,11 @@ def _candidates() -> Iterator[str]:
     for root in spec.submodule_search_locations if spec and spec.submodule_search_locations else ():
         for pattern in ("*/lib/libnvrtc.so.1*", "*/bin/nvrtc64_1*.dll", "*/bin/*/nvrtc64_1*.dll"):
             yield from sorted(
-                (str(p) for p in Path(root).glob(pattern) if "alt" not in p.name and "builtins" not in p.name),
+                (
+                    str(p)
+                    for p in Path(root).glob(pattern)
+                    if "alt" not in p.name and "builtins" not in p.name
+                ),
                 reverse=True,
             )
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
@@ -97,7 +101,9 @@ def compile_with_log(source: str, options: tuple[str, ...]) -> tuple[bytes, str]
     lib = library()
     program = ctypes.c_void_p()
     text = source.encode()
-    _check(lib.nvrtcCreateProgram(ctypes.byref(program), text, b"kerngp.cu", 0, None, None), "nvrtcCreateProgram")
+    _check(
+        lib.nvrtcCreateProgram(ctypes.byref(program), text, b"kerngp.cu", 0, None, None), "nvrtcCreateProgram"
+    )
     try:
         given = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
         failed = lib.nvrtcCompileProgram(program, len(options), given)

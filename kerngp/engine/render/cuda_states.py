@@ -318,7 +318,8 @@ class LogSumExpState(State):
             with e.loop(0, "(int)KG(splits)") as part:
                 at = f"(((long long){part} * KG(batches) + batch) * KG(M) + i) * {self.dim} + {d}"
                 m2, s2 = (
-                    f"((const {t} *){self.slot(n)})[{at}]" for t, n in ((real, "part_a"), ("double", "part_b"))
+                    f"((const {t} *){self.slot(n)})[{at}]"
+                    for t, n in ((real, "part_a"), ("double", "part_b"))
                 )
                 e.put(f"kg_join(m, s, {m2}, {s2});")
             out = f"(({real} *){self.slot('out_a')})[((long long)batch * KG(M) + i) * {self.dim} + {d}]"
@@ -477,11 +478,15 @@ class KMinState(State):
     def _insert(self, x: str, j: str, d: str) -> None:
         """Into the result; of equal values the smaller column stands first (parts of lanes interleave)."""
         e = self.e
-        with e.braces(f"if ({x} < bound || ({x} == bound && {j} >= 0 && {j} < column[(kept - 1) * {self.dim} + {d}]))"):
-            e.put(f"int at = kept - 1;")
+        with e.braces(
+            f"if ({x} < bound || ({x} == bound && {j} >= 0 && {j} < column[(kept - 1) * {self.dim} + {d}]))"
+        ):
+            e.put("int at = kept - 1;")
             before = f"(at - 1) * {self.dim} + {d}"
             now = f"at * {self.dim} + {d}"
-            with e.braces(f"for (; at > 0 && (value[{before}] > {x} || (value[{before}] == {x} && column[{before}] > {j})); at--)"):
+            with e.braces(
+                f"for (; at > 0 && (value[{before}] > {x} || (value[{before}] == {x} && column[{before}] > {j})); at--)"
+            ):
                 e.put(f"value[{now}] = value[{before}]; column[{now}] = column[{before}];")
             e.put(f"value[{now}] = {x}; column[{now}] = {j};")
             e.put(f"bound = value[(kept - 1) * {self.dim} + {d}];")

@@ -22,7 +22,7 @@ from .block import Block
 from .cuda_c import CudaEmitter
 from .cuda_context import CudaContext
 from .cuda_states import Column, ColumnsState, State, state_of
-from .lowering import UNROLL, Component, Index, Lowering, contractions, ranges
+from .lowering import Component, Index, Lowering, contractions, ranges
 
 PACK_THREADS = 128
 VECTOR = {"float32": ("float4", 4), "float64": ("double2", 2)}  # 16 bytes
@@ -74,7 +74,9 @@ class Records:
         self.fields = {"i": plan.fields_i, "j": plan.fields_j, "p": plan.fields_p}
         self.offsets = {a: Plan.offsets(f) for a, f in self.fields.items()}
         width = {a: sum(f.dim for f in fields) for a, fields in self.fields.items()}
-        self.width = {a: max(1, w) if s.wide or a == "p" else padded(max(1, w), plan.dtype) for a, w in width.items()}
+        self.width = {
+            a: max(1, w) if s.wide or a == "p" else padded(max(1, w), plan.dtype) for a, w in width.items()
+        }
 
     def place(self, axis: str, batch: str, row: str, component: str | int) -> str:
         """Index of a component in the records of an axis."""
@@ -120,7 +122,9 @@ class Pack:
         e, real = self.e, self.e.real
         used = {v.attr[0]: v for f in self.records.fields[axis] for v in postorder(f) if v.op == "var"}
         for k, v in sorted(used.items()):
-            address, row, inner, batch = (f"c.v[{self.context.arg(k, n)}]" for n in ("address", "row", "inner", "batch"))
+            address, row, inner, batch = (
+                f"c.v[{self.context.arg(k, n)}]" for n in ("address", "row", "inner", "batch")
+            )
             at = f"batch * {batch}" + ("" if v.attr[2] == "p" else f" + source * {row}")
             e.put(f"const {real} *const a{k} = (const {real} *){address} + ({at});")
             e.put(f"const long long s{k} = {inner};")
@@ -219,13 +223,15 @@ class TileKernel:
             e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")
             for name in ("tile", "slab", "split"):
-                e.put(f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);")
+                e.put(
+                    f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);"
+                )
             e.put("const long long batch = work;")
             e.put("const int j_begin = (int)(split * KG(chunk));")
             e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
             for axis in "ijp":
                 e.put(f"const {e.real} *const __restrict__ r{axis} = (const {e.real} *)KG(records_{axis});")
-            e.put(f"(void)slab; (void)ri; (void)rj; (void)rp;")
+            e.put("(void)slab; (void)ri; (void)rj; (void)rp;")
             self._rows()
             for cut, condition, first in self._cuts():
                 self.cut = cut
@@ -252,7 +258,13 @@ class TileKernel:
         out, before = [], 0
         for lo, hi in slab_ranges(self.plan):
             after = before + -(-(hi - lo) // self.slab)
-            out.append(((lo, hi), f"if (slab >= {before} && slab < {after})", f"{lo} + (slab - {before}) * {self.slab}"))
+            out.append(
+                (
+                    (lo, hi),
+                    f"if (slab >= {before} && slab < {after})",
+                    f"{lo} + (slab - {before}) * {self.slab}",
+                )
+            )
             before = after
         return out
 
@@ -322,7 +334,9 @@ class Narrow(TileKernel):
             at = e.index_add(j, n)
             number = f"j0 + {at}"
             loaded: dict[int, str] = {}
-            low = self._lowering(lambda v, d, at=at, loaded=loaded: self._shared(v, d, at, loaded), own=self._kept)
+            low = self._lowering(
+                lambda v, d, at=at, loaded=loaded: self._shared(v, d, at, loaded), own=self._kept
+            )
             columns.append(Column(low, number, None))
         self.at_body = j
         for state in self.states:
@@ -368,7 +382,9 @@ class Wide(TileKernel):
     def _rows(self) -> None:
         e, s = self.e, self.s
         e.put(f"const int lane = (int)threadIdx.x % {s.lanes};")
-        e.put(f"const int first = tile * {s.threads // s.lanes * s.rows} + (int)threadIdx.x / {s.lanes} * {s.rows};")
+        e.put(
+            f"const int first = tile * {s.threads // s.lanes * s.rows} + (int)threadIdx.x / {s.lanes} * {s.rows};"
+        )
         for r in range(self.rows):
             e.put(f"const int row{r} = first + {r};")
             e.put(f"const int from{r} = row{r};")  # records are padded to whole tiles

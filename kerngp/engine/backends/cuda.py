@@ -1,0 +1,388 @@
+"""Launch generated kernels on NVIDIA devices through PyCUDA, on torch's memory, context and stream.
+
+PyCUDA is imported when it is first needed: without it, or without a driver, this backend is unavailable
+and everything else works. torch owns the primary context and the streams; nothing is synchronised, and
+no context stays pushed, because PyCUDA aborts when a thread ends with one.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import functools
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...errors import BackendUnavailable
+from ...options import Options
+from ..cache import cached_compile
+from ..cuda_planner import Gpu
+from ..expr import Expr, variables
+from ..plan import Geometry, Output, Plan, shapes_of
+from ..planner import Prepared, normal, passes, prepare
+from . import nvrtc, reference
+from .cuda_layout import cuda_layout
+
+Tensor = torch.Tensor
+name = "cuda"
+
+OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
+FEW_ROWS = 256  # up to here, each thread takes one row
+UNROLL = 16  # longer values have generated code for sums only
+PACK_THREADS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Device:
+    """A GPU as the launcher sees it.
+
+    Attributes
+    ----------
+    ordinal : int
+        Its number, the same for torch and for PyCUDA.
+    place : torch.device
+        Where its tensors live.
+    arch : str
+        As ``sm_90``.
+    multiprocessors : int
+    compile : callable (source) -> bytes
+        Source to what `pycuda.driver.module_from_buffer` loads.
+    stream : callable () -> int
+        Handle of torch's current stream; 0 is the default one.
+    """
+
+    ordinal: int
+    place: torch.device
+    arch: str
+    multiprocessors: int
+    compile: Callable[[str], bytes]
+    stream: Callable[[], int]
+
+
+# ---------------------------------------------------------------- the device
+
+
+@functools.cache
+def driver() -> Any:
+    """PyCUDA's driver module, initialised.
+
+    Raises
+    ------
+    BackendUnavailable
+        PyCUDA or NVIDIA's driver is missing; the message says which.
+    """
+    try:
+        import pycuda.driver as cuda
+    except ImportError as error:
+        if "libcuda" in str(error):
+            raise BackendUnavailable(
+                f"NVIDIA's driver was not found ({error}); backend='cuda' needs a GPU and its driver."
+            ) from error
+        raise BackendUnavailable(
+            f"PyCUDA is not installed ({error}); install it with 'python -m kerngp install-cuda'."
+        ) from error
+    try:
+        cuda.init()
+    except cuda.RuntimeError as error:
+        raise BackendUnavailable(
+            f"the CUDA driver did not start ({error}); see 'python -m kerngp doctor'."
+        ) from error
+    return cuda
+
+
+@functools.cache
+def device_of(place: torch.device) -> Device:
+    """The GPU of torch's device.
+
+    Raises
+    ------
+    BackendUnavailable
+        It cannot be used; the message says what is missing.
+    """
+    if not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "torch sees no GPU (torch.cuda.is_available() is False); backend='cuda' needs one and a CUDA "
+            "build of torch; see 'python -m kerngp doctor'."
+        )
+    ordinal = torch.cuda.current_device() if place.index is None else place.index
+    driver()
+    properties = torch.cuda.get_device_properties(ordinal)
+    arch = f"sm_{properties.major}{properties.minor}"
+    current = torch._C._cuda_getCurrentRawStream
+    return Device(
+        ordinal,
+        torch.device("cuda", ordinal),
+        arch,
+        properties.multi_processor_count,
+        lambda source: compile_source(source, arch),
+        lambda: current(ordinal),
+    )
+
+
+def usable(place: torch.device) -> bool:
+    """Whether generated code can run there; if not, a warning says why, once."""
+    return _reason(place) is None
+
+
+@functools.cache
+def _reason(place: torch.device) -> str | None:
+    try:
+        device_of(place)
+    except BackendUnavailable as error:
+        warnings.warn(f"{place}: formulas run as torch operations, many times slower: {error}", stacklevel=2)
+        return str(error)
+    return None
+
+
+def compile_source(source: str, arch: str) -> bytes:
+    """Machine code for an architecture, from the cache on disk, NVRTC, or nvcc where NVRTC is missing."""
+    try:
+        nvrtc.library()
+    except BackendUnavailable:
+        return _compile_with_nvcc(source, arch)
+    options = (f"--gpu-architecture={arch}", *OPTIONS)
+    version = ".".join(map(str, nvrtc.version()))
+    key = ("nvrtc", version, *options, source)
+    return cached_compile(key, lambda: nvrtc.compile(source, options))
+
+
+def _compile_with_nvcc(source: str, arch: str) -> bytes:
+    """The same by PyCUDA's compiler driver, which calls nvcc and keeps a cache of its own."""
+    from pycuda.compiler import compile as nvcc
+
+    return nvcc(source, options=list(OPTIONS), arch=arch, no_extern_c=True)
+
+
+# ---------------------------------------------------------------- contexts, streams, modules
+
+_LOCK = threading.RLock()
+
+
+@functools.cache
+def _context(ordinal: int) -> Any:
+    """The device's primary context, torch's own. Kept to the end of the process, never left pushed."""
+    cuda = driver()
+    if torch.cuda.is_available():
+        torch.cuda.init()
+        torch.empty(1, device=f"cuda:{ordinal}")  # torch makes the context
+    context = cuda.Device(ordinal).retain_primary_context()
+    return _immortal(context)
+
+
+def _immortal(x: Any) -> Any:
+    """PyCUDA's destructors are bound to threads: what lives as long as the process is never destroyed."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+    return x
+
+
+class _active:
+    """``with _active(ordinal)``: the context is current. Needed to create modules and streams, in any thread."""
+
+    def __init__(self, ordinal: int):
+        self.context = _context(ordinal)
+
+    def __enter__(self) -> None:
+        self.context.push()
+
+    def __exit__(self, *error: object) -> None:
+        driver().Context.pop()
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """The loaded functions of a plan."""
+
+    pack: Callable[..., None]
+    tile: Callable[..., None]
+    merge: Callable[..., None]
+
+
+@functools.lru_cache(maxsize=512)
+def kernels(plan: Plan, device: Device) -> Kernels:
+    """Render, compile (or find in the cache) and load a plan."""
+    from ..render.cuda_tile import render
+
+    image = device.compile(render(plan))
+    with _LOCK, _active(device.ordinal):
+        module = _immortal(driver().module_from_buffer(image))
+        found = [_immortal(module.get_function(f"kg_{n}"))._launch_kernel for n in ("pack", "tile", "merge")]
+    return Kernels(*found)
+
+
+_SIDE = threading.local()
+
+
+def _side_stream(device: Device) -> tuple[Any, Any]:
+    """A stream of PyCUDA's and torch's view of it, for this thread: PyCUDA cannot launch on a foreign one."""
+    table = _SIDE.__dict__.setdefault("streams", {})
+    if device.ordinal not in table:
+        with _LOCK, _active(device.ordinal):
+            stream = _immortal(driver().Stream(1))  # not synchronised with the default stream
+        table[device.ordinal] = (stream, torch.cuda.ExternalStream(stream.handle, device=device.place))
+    return table[device.ordinal]
+
+
+def _launch(device: Device, calls: list[tuple[Callable[..., None], int, int, int]], context: bytes) -> None:
+    """Kernels one after the other, ordered with the caller's current stream."""
+    if device.stream() == 0:
+        for function, blocks, threads, shared in calls:
+            function((blocks, 1), (threads, 1, 1), context, shared, None)
+        return
+    stream, view = _side_stream(device)
+    current = torch.cuda.current_stream(device.place)
+    view.wait_stream(current)
+    for function, blocks, threads, shared in calls:
+        function((blocks, 1), (threads, 1, 1), context, shared, stream)
+    current.wait_stream(view)
+
+
+# ---------------------------------------------------------------- one call
+
+
+def run(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, options: Options
+) -> list[tuple[Tensor, ...]]:
+    """Each output's tensors; what the kernels do not cover goes to the reference backend."""
+    if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
+        wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
+        return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
+    if 0 in (g.M, g.N, *g.batch):
+        return reference.run(outputs, args, g, options.memory_limit)
+    device = device_of(g.device)
+    results: dict[int, tuple[Tensor, ...]] = {}
+    for group in groups(outputs):
+        found = _run_group(tuple([outputs[k] for k in group]), args, g, device)
+        if found is None:
+            found = [
+                (
+                    _run_group((outputs[k],), args, g, device)
+                    or reference.run((outputs[k],), args, g, options.memory_limit)
+                )[0]
+                for k in group
+            ]
+        results.update(zip(group, found, strict=True))
+    return [results[k] for k in range(len(outputs))]
+
+
+@functools.lru_cache(maxsize=4096)
+def groups(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
+    """Which outputs share a launch: those of one kept axis, as far as `passes` lets them."""
+    found = []
+    for group in passes(outputs):
+        rows = tuple(k for k in group if outputs[k].axis != "i")
+        columns = tuple(k for k in group if outputs[k].axis == "i")
+        found += [part for part in (rows, columns) if part]
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _planned(outputs: tuple[Output, ...], count: int, dtype: str, gpu: Gpu) -> Prepared | None:
+    """The plan of a launch, or None if there is no generated code for it."""
+    if any(o.axis == "ij" and o.reduction.code != "sum" for o in outputs):
+        return None
+    ready = prepare(outputs, count, dtype, gpu, False, False)
+    if ready is None or any(t.code != "sum" and t.core.dim > UNROLL for t in ready.plan.tasks):
+        return None
+    return ready
+
+
+def _run_group(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
+) -> list[tuple[Tensor, ...]] | None:
+    form, exchanged = normal(outputs)
+    if exchanged:
+        g = replace(g, M=g.N, N=g.M)
+    gpu = Gpu(device.arch, g.M <= FEW_ROWS)
+    ready = _planned(form, len(args), "float64" if g.dtype == torch.float64 else "float32", gpu)
+    if ready is None:
+        return None
+    batch = g.batch
+    flat = tuple([_flat(a, v, batch) for a, v in zip(args, _axes(form, len(args)), strict=True)])
+    g = replace(
+        g, batch=(g.batch.numel() if isinstance(g.batch, torch.Size) else _product(batch),) if batch else ()
+    )
+    arrays = _execute(ready, form, flat, g, device)
+    return [_result(o, own, batch) for o, own in zip(form, arrays, strict=True)]
+
+
+def _product(batch: tuple[int, ...]) -> int:
+    n = 1
+    for b in batch:
+        n *= b
+    return n
+
+
+@functools.lru_cache(maxsize=4096)
+def _axes(outputs: tuple[Output, ...], count: int) -> tuple[str, ...]:
+    """The axis of each argument; '' where no formula reads it."""
+    found = {v.attr[0]: v.attr[2] for v in variables(*(o.expr for o in outputs))}
+    return tuple(found.get(k, "") for k in range(count))
+
+
+def _flat(a: Tensor, axis: str, batch: tuple[int, ...]) -> Tensor:
+    """The argument with at most one batch axis, which is copied only where its strides demand it."""
+    rank = 1 if axis == "p" else 2
+    lead = a.shape[:-rank]
+    if not axis or len(lead) <= 1 and len(batch) <= 1:
+        return a
+    if all(n == 1 for n in lead):
+        return a.reshape(a.shape[-rank:])
+    return a.expand(*batch, *a.shape[-rank:]).reshape(-1, *a.shape[-rank:])
+
+
+def _execute(
+    ready: Prepared, outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
+) -> list[list[Tensor]]:
+    """Allocate, fill in the addresses, launch."""
+    plan = ready.plan
+    code = kernels(plan, device)
+    signal = None if ready.signal is None else _signal(ready.signal, args, g)
+    kept = max([o.reduction.k for o in outputs])
+    signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
+    shape = None if signal is None else shapes_of((signal,))[0]
+    lay = cuda_layout(plan, g, shapes_of(args), shape, kept, signs, device.multiprocessors)
+    numbers = array.array("q", lay.numbers)
+    for slot, k in lay.bind:
+        numbers[slot] = args[k].data_ptr()
+    if signal is not None:
+        numbers[lay.signal] = signal.data_ptr()
+    work = torch.empty(lay.work, dtype=torch.uint8, device=g.device)
+    base = work.data_ptr()
+    for slot, offset in lay.regions:
+        numbers[slot] = base + offset
+    arrays = [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in outs] for outs in lay.outputs]
+    for own, outs in zip(arrays, lay.outputs, strict=True):
+        for a, (slot, _, _) in zip(own, outs, strict=True):
+            numbers[slot] = a.data_ptr()
+    pack, tile, merge = lay.grids
+    calls = [(code.tile, tile, lay.threads, lay.shared)]
+    if pack:
+        calls.insert(0, (code.pack, pack, PACK_THREADS, 0))
+    if merge:
+        calls.append((code.merge, merge, PACK_THREADS, 0))
+    _launch(device, calls, numbers.tobytes())
+    return arrays
+
+
+def _signal(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
+    """The signal's values, (batch or 1, N, E) or (N, E)."""
+    values = {
+        v.attr[0]: args[v.attr[0]][..., None, :] if v.attr[2] == "p" else args[v.attr[0]]
+        for v in variables(f)
+    }
+    b = reference.evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))
+    return b.expand(*b.shape[:-2], g.N, b.shape[-1])
+
+
+def _result(o: Output, arrays: list[Tensor], batch: tuple[int, ...]) -> tuple[Tensor, ...]:
+    lead = 1 if batch else 0
+    own = [a.reshape(*batch, *a.shape[lead:]) for a in arrays] if len(batch) != lead else arrays
+    named = dict(zip(("value", "index"), own, strict=False))
+    if o.axis == "ij":
+        return (named["value"].sum(-2, dtype=torch.float64).to(named["value"].dtype),)
+    return tuple([named[kind] for kind in o.reduction.outputs])
