@@ -302,6 +302,7 @@ def test_call_false_gives_a_function():
     assert "sum over j" in repr(f)
 
 
+@pytest.mark.cpu_only
 def test_bad_settings():
     K, _ = gaussian(*points())
     with pytest.raises(OptionError, match="ranges="):

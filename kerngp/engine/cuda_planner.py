@@ -27,11 +27,13 @@ class CudaSchedule:
     block_j : int
         Narrow form: columns staged in shared memory at once. Wide form: steps between flushes.
     group : int
-        Columns evaluated together, for reductions that compare or rescale once for all of them.
+        Columns evaluated together: selections compare, and logsumexp rescales, once for all of them.
     unroll : int
         Copies of the innermost loop's body.
     slab : int
         Result columns of a block, where there are many.
+    gather : int
+        Columns whose sums over i are collected at once.
     """
 
     wide: bool
@@ -43,6 +45,7 @@ class CudaSchedule:
     group: int
     unroll: int
     slab: int
+    gather: int = 1
 
     @property
     def tile(self) -> int:
@@ -97,29 +100,34 @@ def _narrow(
     size = 4 if dtype == "float32" else 8
     codes = {t.code for t in tasks}
     width_i = sum(f.dim for f in _used(tasks, fields, "i"))
-    results = 16 if slab else sum(t.core.dim for t in tasks)
+    results = 16 if slab else max(1, sum(t.core.dim for t in tasks if t.by_row))
     words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4}
     each = (width_i + results * max(words[c] for c in codes)) * size // 4
     rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
     group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
     if "logsumexp" in codes or "kmin" in codes:
         rows = min(rows, 4 if "kmin" not in codes else 2)
+    summed = sum(t.core.dim for t in tasks if not t.by_row)  # components of sums over i
+    gather = 1 if not summed else 16 if summed == 1 else 8 if summed <= 3 else 4 if summed <= 8 else 2
+    if summed:
+        group = 1
+        rows = min(rows, 4 if summed == 1 else 2)
     width_j = max(1, sum(f.dim for f in fields["j"]))
     per = 16 // size
-    record = -(-width_j // per) * per * size + (16 * size if slab else 0)
-    block_j = max(16, min(128, SHARED // (2 * record) // 16 * 16))
-    heavy = rows * (width_i + 4) * group
-    unroll = max(1, min(block_j // group, 160 // max(1, heavy)))
-    while block_j // group % unroll:
+    record = 2 * (-(-width_j // per) * per + (16 if slab else 0)) * size + 4 * summed * size
+    block_j = next((n for n in (128, 64, 32) if n * record <= SHARED), 16)
+    heavy = rows * (width_i + 4) * max(group, gather)
+    unroll = 1 if "kmin" in codes else max(1, min(block_j // max(group, gather), 160 // max(1, heavy)))
+    while block_j // max(group, gather) % unroll:
         unroll -= 1
-    return CudaSchedule(False, 64 if few else 128, rows, 1, 1, block_j, group, unroll, 16)
+    threads = 64 if few and not summed else 128  # a tile of rows is a multiple of a block of columns
+    return CudaSchedule(False, threads, rows, 1, 1, block_j, group, unroll, 16, gather)
 
 
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
-    group = 4 if {t.code for t in tasks} <= {"min", "logsumexp"} and results == 1 else 1
-    return CudaSchedule(True, 128, rows, 8, 4, 16, group, 4, 8)
+    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, 8)
 
 
 __all__ = ["CudaSchedule", "Gpu"]

@@ -228,6 +228,7 @@ def test_products_of_exponentials() -> None:
 # ---------------------------------------------------------------- symmetric sums
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("M", [1024, 1500])
 @pytest.mark.parametrize("D", [3, 33])
 def test_symmetric_sums_visit_each_pair_once(M: int, D: int, dtype: torch.dtype, monkeypatch) -> None:
@@ -407,6 +408,7 @@ def expanded(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 GAUSS64 = ops.exp(-ops.sqdist(Vi(0, 64), Vj(1, 64))) * Vj(2, 1)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("shift", [0.0, 3.0, -40.0, 1e4])
 def test_data_far_from_the_origin(shift: float, expanded: list[bool]) -> None:
     """At an offset of 1e4, |x|^2 is 6e9 and a plain expansion would lose every digit."""
@@ -421,6 +423,7 @@ def test_data_far_from_the_origin(shift: float, expanded: list[bool]) -> None:
     assert_close(near, want, 1.5 * cpu.NEAR * size, "inner products")
 
 
+@pytest.mark.cpu_only
 def test_widely_spread_data_takes_differences(expanded: list[bool]) -> None:
     """Two clusters far apart: no centre helps, the error bound forbids the expansion."""
     x, y, b = _spread(0.0, 1.0)
@@ -440,12 +443,14 @@ def test_the_guard_sees_nan_and_infinity(expanded: list[bool]) -> None:
     assert not any(expanded)
 
 
+@pytest.mark.cpu_only
 def test_exact_precision_never_expands(expanded: list[bool]) -> None:
     args = _spread(0.0, 1.0)
     assert_matches_reference(GAUSS64, SUM, args, options=EXACT, tol=128)
     assert expanded == [False]
 
 
+@pytest.mark.cpu_only
 def test_small_distances_of_the_expanded_form_are_not_negative(expanded: list[bool]) -> None:
     x, _, _ = _spread(2.0, 1.0)
     f = ops.norm2(Vi(0, 64) - Vj(1, 64))  # a square root of something negative would be NaN

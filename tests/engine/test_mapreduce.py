@@ -262,11 +262,12 @@ def test_no_gradient_means_no_record() -> None:
 
 
 def test_only_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kerngp.engine.backends import cpu
+    from kerngp.engine.backends import cpu, cuda
 
     seen: list[int] = []
-    run = cpu.run
-    monkeypatch.setattr(cpu, "run", lambda outputs, *rest: seen.append(len(outputs)) or run(outputs, *rest))
+    for backend in (cpu, cuda):
+        run = backend.run
+        monkeypatch.setattr(backend, "run", lambda o, *rest, run=run: seen.append(len(o)) or run(o, *rest))
     f = gaussian()
     x, y, b = arguments(f, 5, 7)
     out = tensor(map_reduce(f, SUM, (x, y.requires_grad_(), b), options=CPU))
@@ -518,6 +519,7 @@ def test_bad_calls() -> None:
         map_reduce(ops.sqdist(Vi(0, 3), Vj(0, 3)), SUM, good())
 
 
+@pytest.mark.cpu_only
 def test_bad_options() -> None:
     with pytest.raises(
         BackendUnavailable, match="backend='cuda' is not part of this version; use backend='auto'"

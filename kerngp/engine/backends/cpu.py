@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from ...options import Options
-from ..expr import Expr, variables
+from ..expr import variables
 from ..plan import Geometry, Output, Plan, shapes_of
 from ..planner import Machine, Prepared, decisive, expandable, normal, passes, prepare
 from ..rewrite import Facts
-from ..symmetry import Halved, halve
 from ..threads import parallel
 from . import reference
+from .halves import halved, joined, side
 from .layout import LINE, Layout, layout
 
 Tensor = torch.Tensor
@@ -132,17 +132,17 @@ def _plan_call(
     if not _has_form(form):
         return None
     count = len(args)
-    halved = _halved(form, args, g)
-    if halved is not None:
-        form, args = halved.outputs, (*args, *(args[k] for k in halved.copies))
+    half = halved(form, args, g, HALVE_ABOVE)
+    if half is not None:
+        form, args = half.outputs, (*args, *(args[k] for k in half.copies))
         count = len(args)
     centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
     facts = _facts(form, args)
-    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), halved is not None, facts)
+    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts)
     if ready is None:
         return None
     results = _execute(ready, form, (*args, *(centres or ())), g, options)
-    return results if halved is None else [(_joined(halved, results, args, outputs[0].expr.dim, g),)]
+    return results if half is None else [(joined(half, results, args, outputs[0].expr.dim, g),)]
 
 
 def _facts(outputs: tuple[Output, ...], args: tuple[Tensor, ...]) -> Facts:
@@ -154,31 +154,6 @@ def _facts(outputs: tuple[Output, ...], args: tuple[Tensor, ...]) -> Facts:
             if value >= 0 or value <= 0:  # not NaN
                 found.append((k, 1 if value >= 0 else -1))
     return tuple(found)
-
-
-def _halved(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry) -> Halved | None:
-    """The sum as two half sums, if i and j are the same points and the formula is symmetric."""
-    if len(outputs) != 1 or g.M != g.N or g.M < HALVE_ABOVE:
-        return None
-    found = variables(outputs[0].expr)
-    rows = [v.attr[0] for v in found if v.attr[2] == "i"]
-    columns = [v.attr[0] for v in found if v.attr[2] == "j"]
-    same = tuple((i, j) for i in rows for j in columns if _same(args[i], args[j]))
-    return halve(outputs[0], len(args), same) if same else None
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
-
-
-def _joined(
-    h: Halved, results: list[tuple[Tensor, ...]], args: tuple[Tensor, ...], dim: int, g: Geometry
-) -> Tensor:
-    (rows,), (columns,) = results
-    total = rows + columns
-    if h.post is not None:
-        total = (total * _side(h.post, args, g)).to(g.dtype)
-    return total.expand(*g.batch, g.M, dim)
 
 
 # ---------------------------------------------------------------- distances as inner products
@@ -194,7 +169,7 @@ def _centres(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry)
     unit = torch.finfo(g.dtype).eps / 2
     found = []
     for e in expandable(outputs):
-        u, v = (_side(f, args, g) for f in e.args[0].args[0].args)
+        u, v = (side(f, args, g) for f in e.args[0].args[0].args)
         centre = torch.zeros(u.shape[-1], dtype=g.dtype)
         worst = sum(float(torch.linalg.vector_norm(r, dim=-1).amax()) ** 2 for r in (u, v))
         if not worst * unit <= NEAR:
@@ -205,15 +180,6 @@ def _centres(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry)
                 return None
         found.append(centre)
     return found
-
-
-def _side(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
-    """A formula that depends on one side only: (*batch or broadcastable, rows, dim)."""
-    values = {}
-    for v in variables(f):
-        a = args[v.attr[0]]
-        values[v.attr[0]] = a[..., None, :] if v.attr[2] == "p" else a
-    return reference.evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))
 
 
 # ---------------------------------------------------------------- one call
@@ -270,7 +236,7 @@ def _signal(ready: Prepared, args: tuple[Tensor, ...], g: Geometry) -> Tensor | 
     """The signal's values, rows contiguous."""
     if ready.signal is None:
         return None
-    b = _side(ready.signal, args, g)
+    b = side(ready.signal, args, g)
     b = b.expand(*b.shape[:-2], g.N, b.shape[-1])
     return b if b.stride(-1) == 1 else b.contiguous()
 
@@ -295,7 +261,7 @@ def _finish(
         column += task.core.dim
         value = value.reshape(*g.batch, g.N, task.core.dim)
         if post is not None:
-            value = value * _side(post, args, g).double()
+            value = value * side(post, args, g).double()
         results.append((value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),))
     return results
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
+import math
 import threading
 import warnings
 from collections.abc import Callable
@@ -27,12 +28,15 @@ from ..plan import Geometry, Output, Plan, shapes_of
 from ..planner import Prepared, normal, passes, prepare
 from . import nvrtc, reference
 from .cuda_layout import cuda_layout
+from .halves import halved, joined, side
 
 Tensor = torch.Tensor
 name = "cuda"
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 FEW_ROWS = 256  # up to here, each thread takes one row
+HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
+SLICE = 8  # components of a long value that is selected from, or in a logsumexp, in one launch
 UNROLL = 16  # longer values have generated code for sums only
 PACK_THREADS = 128
 
@@ -255,66 +259,66 @@ def run(
         return reference.run(outputs, args, g, options.memory_limit)
     device = device_of(g.device)
     results: dict[int, tuple[Tensor, ...]] = {}
-    for group in groups(outputs):
-        found = _run_group(tuple([outputs[k] for k in group]), args, g, device)
-        if found is None:
-            found = [
-                (
-                    _run_group((outputs[k],), args, g, device)
-                    or reference.run((outputs[k],), args, g, options.memory_limit)
-                )[0]
-                for k in group
-            ]
-        results.update(zip(group, found, strict=True))
+    for group in passes(outputs):
+        results.update(zip(group, _pass(group, outputs, args, g, device, options), strict=True))
     return [results[k] for k in range(len(outputs))]
 
 
-@functools.lru_cache(maxsize=4096)
-def groups(outputs: tuple[Output, ...]) -> tuple[tuple[int, ...], ...]:
-    """Which outputs share a launch: those of one kept axis, as far as `passes` lets them."""
-    found = []
-    for group in passes(outputs):
-        rows = tuple(k for k in group if outputs[k].axis != "i")
-        columns = tuple(k for k in group if outputs[k].axis == "i")
-        found += [part for part in (rows, columns) if part]
-    return tuple(found)
+def _pass(
+    group: tuple[int, ...],
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    g: Geometry,
+    device: Device,
+    options: Options,
+) -> list[tuple[Tensor, ...]]:
+    """One launch for all outputs of a group; else one for each; else the definition."""
+    found = _generated(tuple([outputs[k] for k in group]), args, g, device)
+    if found is not None:
+        return found
+    if len(group) > 1:
+        return [_pass((k,), outputs, args, g, device, options)[0] for k in group]
+    o = outputs[group[0]]
+    if o.axis != "ij" and o.reduction.code != "sum" and o.expr.dim > SLICE:  # a few components at a time
+        parts = [replace(o, expr=o.expr[d : min(d + SLICE, o.expr.dim)]) for d in range(0, o.expr.dim, SLICE)]
+        results = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
+        return [tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])]
+    return reference.run((outputs[group[0]],), args, g, options.memory_limit)
 
 
 @functools.lru_cache(maxsize=4096)
-def _planned(outputs: tuple[Output, ...], count: int, dtype: str, gpu: Gpu) -> Prepared | None:
+def _planned(
+    outputs: tuple[Output, ...], count: int, dtype: str, gpu: Gpu, symmetric: bool
+) -> Prepared | None:
     """The plan of a launch, or None if there is no generated code for it."""
-    if any(o.axis == "ij" and o.reduction.code != "sum" for o in outputs):
+    if any(o.axis != "j" and o.reduction.code != "sum" for o in outputs):
         return None
-    ready = prepare(outputs, count, dtype, gpu, False, False)
-    if ready is None or any(t.code != "sum" and t.core.dim > UNROLL for t in ready.plan.tasks):
+    ready = prepare(outputs, count, dtype, gpu, False, symmetric)
+    if ready is None:
+        return None
+    wide = ready.plan.schedule.wide
+    if any((t.code != "sum" and t.core.dim > UNROLL) or (wide and not t.by_row) for t in ready.plan.tasks):
         return None
     return ready
 
 
-def _run_group(
+def _generated(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
 ) -> list[tuple[Tensor, ...]] | None:
     form, exchanged = normal(outputs)
     if exchanged:
         g = replace(g, M=g.N, N=g.M)
+    dtype = "float64" if g.dtype == torch.float64 else "float32"
     gpu = Gpu(device.arch, g.M <= FEW_ROWS)
-    ready = _planned(form, len(args), "float64" if g.dtype == torch.float64 else "float32", gpu)
-    if ready is None:
-        return None
-    batch = g.batch
-    flat = tuple([_flat(a, v, batch) for a, v in zip(args, _axes(form, len(args)), strict=True)])
-    g = replace(
-        g, batch=(g.batch.numel() if isinstance(g.batch, torch.Size) else _product(batch),) if batch else ()
-    )
-    arrays = _execute(ready, form, flat, g, device)
-    return [_result(o, own, batch) for o, own in zip(form, arrays, strict=True)]
-
-
-def _product(batch: tuple[int, ...]) -> int:
-    n = 1
-    for b in batch:
-        n *= b
-    return n
+    half = halved(form, args, g, HALVE_ABOVE)
+    if half is not None:
+        both = (*args, *(args[k] for k in half.copies))
+        ready = _planned(half.outputs, len(both), dtype, gpu, True)
+        if ready is not None:
+            results = _execute(ready, half.outputs, both, g, device)
+            return [(joined(half, results, args, outputs[0].expr.dim, g),)]
+    ready = _planned(form, len(args), dtype, gpu, False)
+    return None if ready is None else _execute(ready, form, args, g, device)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -337,9 +341,13 @@ def _flat(a: Tensor, axis: str, batch: tuple[int, ...]) -> Tensor:
 
 def _execute(
     ready: Prepared, outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
-) -> list[list[Tensor]]:
+) -> list[tuple[Tensor, ...]]:
     """Allocate, fill in the addresses, launch."""
-    plan = ready.plan
+    plan, whole, args_given = ready.plan, g, args
+    if g.batch:
+        axes = _axes(outputs, len(args))
+        args = tuple([_flat(a, axis, g.batch) for a, axis in zip(args, axes, strict=True)])
+        g = replace(g, batch=(math.prod(g.batch),))
     code = kernels(plan, device)
     signal = None if ready.signal is None else _signal(ready.signal, args, g)
     kept = max([o.reduction.k for o in outputs])
@@ -366,23 +374,25 @@ def _execute(
     if merge:
         calls.append((code.merge, merge, PACK_THREADS, 0))
     _launch(device, calls, numbers.tobytes())
-    return arrays
+    return [
+        _result(o, own, whole, None if post is None else side(post, args_given, whole))
+        for o, own, post in zip(outputs, arrays, ready.posts, strict=True)
+    ]
 
 
 def _signal(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
     """The signal's values, (batch or 1, N, E) or (N, E)."""
-    values = {
-        v.attr[0]: args[v.attr[0]][..., None, :] if v.attr[2] == "p" else args[v.attr[0]]
-        for v in variables(f)
-    }
-    b = reference.evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))
+    b = side(f, args, g)
     return b.expand(*b.shape[:-2], g.N, b.shape[-1])
 
 
-def _result(o: Output, arrays: list[Tensor], batch: tuple[int, ...]) -> tuple[Tensor, ...]:
-    lead = 1 if batch else 0
-    own = [a.reshape(*batch, *a.shape[lead:]) for a in arrays] if len(batch) != lead else arrays
-    named = dict(zip(("value", "index"), own, strict=False))
+def _result(o: Output, arrays: list[Tensor], g: Geometry, post: Tensor | None) -> tuple[Tensor, ...]:
+    if len(g.batch) > 1:
+        arrays = [a.reshape(*g.batch, *a.shape[1:]) for a in arrays]
+    named = dict(zip(("value", "index"), arrays, strict=False))
     if o.axis == "ij":
-        return (named["value"].sum(-2, dtype=torch.float64).to(named["value"].dtype),)
+        return (named["value"].sum(-2, dtype=torch.float64).to(g.dtype),)
+    if o.axis == "i":
+        value = named["value"] if post is None else named["value"] * post
+        return (value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),)
     return tuple([named[kind] for kind in o.reduction.outputs])

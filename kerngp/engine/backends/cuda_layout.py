@@ -20,6 +20,7 @@ from ..render.cuda_context import CudaContext
 from ..render.cuda_tile import PACK_THREADS, Records, slab_ranges, slabbed
 
 ALIGN = 256  # bytes between regions of the workspace
+SLOTS = 16  # blocks that pass the same columns when sums over i are wanted
 WAVES = 4  # blocks wanted for each multiprocessor before j is split
 MOST_SPLITS = {"kmin": 16}  # of j; 128 for the other reductions
 
@@ -73,14 +74,16 @@ def cuda_layout(
     }
     columns = signal.shape[-1] if signal else 1
     slabs = _slabs(plan, columns)
-    splits, chunk = _split(plan, g, batches * tiles * slabs, multiprocessors)
+    summed = sum(t.core.dim for t in plan.tasks if not t.by_row)
+    slots = min(tiles, SLOTS) if summed else tiles
+    splits, chunk = _split(plan, g, batches * slots * slabs, multiprocessors)
 
     def put(slot: int, value: int) -> None:
         numbers[slot] = value
 
     for name, value in (
         ("M", g.M), ("N", g.N), ("Mp", padded["i"]), ("Np", padded["j"]), ("batches", batches),
-        ("tiles", tiles), ("slabs", slabs), ("splits", splits), ("chunk", chunk), ("E", columns), ("kept", kept),
+        ("tiles", tiles), ("slots", slots), ("slabs", slabs), ("splits", splits), ("chunk", chunk), ("E", columns), ("kept", kept),
     ):  # fmt: skip
         put(context.slot(name), value)
     bind = []
@@ -110,6 +113,9 @@ def cuda_layout(
     merged = splits > 1
     for k, (task, sign) in enumerate(zip(plan.tasks, signs, strict=True)):
         put(context.task(k, "sign"), sign)
+        if not task.by_row:
+            outputs.append(((context.task(k, "out_a"), (*g.batch, g.N, task.core.dim), g.dtype),))
+            continue
         width = columns if task.signal else task.dim
         rows = batches * g.M * width
         shape = (*g.batch, g.M, kept, width) if task.code == "kmin" else (*g.batch, g.M, width)
@@ -127,11 +133,17 @@ def cuda_layout(
             take(context.task(k, "part_a"), rows * (8 if task.code == "sum" else real))
             if task.code != "sum":
                 take(context.task(k, "part_b"), rows * 8)
+    if summed:
+        take(context.slot("sums"), slots * batches * summed * g.N * 8)
     packed = sum(batches * padded[a] for a in "ijp" if records.fields[a])
     shared = 0 if s.wide else 2 * s.block_j * records.width["j"] * real
     if not s.wide and any(t.signal for t in plan.tasks):
         shared += 2 * s.block_j * s.slab * real
-    grids = (-(-packed // PACK_THREADS), tiles * slabs * splits * batches, -(-batches * g.M // PACK_THREADS))
+    if summed:
+        merged = True
+        shared += 4 * summed * s.block_j * real
+    last = batches * (g.M + (g.N if summed else 0))
+    grids = (-(-packed // PACK_THREADS), slots * slabs * splits * batches, -(-last // PACK_THREADS))
     return CudaLayout(
         numbers.tobytes(),
         tuple(bind),

@@ -13,7 +13,9 @@ HEADER = (
     "Mp",
     "Np",  # rows and columns of the packed records, padded
     "batches",
-    "tiles",  # blocks along i
+    "tiles",  # of rows
+    "slots",  # blocks along i; with sums over i each takes several tiles
+    "sums",  # sums over i of each slot: address
     "slabs",  # groups of result columns given to different blocks
     "splits",
     "chunk",  # ranges of j given to different blocks, and their length

@@ -185,7 +185,7 @@ class Total:
         """The sums in double precision."""
         if not self.split:
             return list(self.running)
-        return [f"((double){h} + (double){low})" for h, low in zip(self.high, self.low, strict=True)]
+        return [f"kg_sum({h}, {low})" for h, low in zip(self.high, self.low, strict=True)]
 
     def combine(self, lanes: int) -> None:
         """Add up the sums of neighbouring lanes."""

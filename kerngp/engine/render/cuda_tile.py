@@ -20,7 +20,8 @@ from ..expr import Expr, postorder
 from ..plan import Plan
 from .block import Block
 from .cuda_c import CudaEmitter
-from .cuda_context import CudaContext
+from .cuda_columns import ColumnSums
+from .cuda_context import HEADER, CudaContext
 from .cuda_states import Column, ColumnsState, State, state_of
 from .lowering import Component, Index, Lowering, contractions, ranges
 
@@ -37,19 +38,13 @@ def render(plan: Plan) -> str:
     parts = [
         resources.files(__package__).joinpath("prelude.cuh").read_text(),
         f"struct KgContext {{ long long v[{context.size}]; }};",
-        "\n".join(f"#define KG_{n} {context.slot(n)}" for n in _header()),
+        "\n".join(f"#define KG_{n} {context.slot(n)}" for n in HEADER),
         "#define KG(name) c.v[KG_##name]",
         Pack(plan).text(),
         kernel_of(plan).text(),
         merge_text(plan),
     ]
     return "\n".join(parts) + "\n"
-
-
-def _header() -> tuple[str, ...]:
-    from .cuda_context import HEADER
-
-    return HEADER
 
 
 def head(name: str, threads: int) -> str:
@@ -222,7 +217,7 @@ class TileKernel:
             e.put("KG_SHARED; (void)kg_shared;")
             e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")
-            for name in ("tile", "slab", "split"):
+            for name in ("slot", "slab", "split"):
                 e.put(
                     f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);"
                 )
@@ -232,21 +227,31 @@ class TileKernel:
             for axis in "ijp":
                 e.put(f"const {e.real} *const __restrict__ r{axis} = (const {e.real} *)KG(records_{axis});")
             e.put("(void)slab; (void)ri; (void)rj; (void)rp;")
-            self._rows()
-            for cut, condition, first in self._cuts():
-                self.cut = cut
-                with e.braces(condition):
-                    e.put(f"const int slab0 = {first}; (void)slab0;")
-                    self.states = [state_of(self, k) for k in range(len(self.plan.tasks))]
-                    for state in self.states:
-                        state.declare()
-                    self._loop()
-                    for state in self.states:
-                        state.combine()
-                    with e.braces("if (lane == 0)") if self.lanes > 1 else e.braces(""):
-                        for state in self.states:
-                            state.finish()
+            self._body_of_block()
         return e.text()
+
+    def _body_of_block(self) -> None:
+        """A block's work: one tile of rows, each range of result components with code of its own."""
+        self.e.put("const int tile = slot;")
+        self._rows()
+        for cut, condition, first in self._cuts():
+            self.cut = cut
+            with self.e.braces(condition):
+                self.e.put(f"const int slab0 = {first}; (void)slab0;")
+                self._tile()
+
+    def _tile(self) -> None:
+        """A tile of rows against the block's range of j."""
+        e = self.e
+        self.states = [state_of(self, k) for k, t in enumerate(self.plan.tasks) if t.by_row]
+        for state in self.states:
+            state.declare()
+        self._loop()
+        for state in self.states:
+            state.combine()
+        with e.braces("if (lane == 0)") if self.lanes > 1 else e.braces(""):
+            for state in self.states:
+                state.finish()
 
     def _cuts(self) -> list[tuple[Any, str, str]]:
         """Ranges of components with one source each: (range, condition for a slab to lie in it, its start)."""
@@ -293,61 +298,95 @@ class Narrow(TileKernel):
     def _kept(self, v: Expr, d: Component) -> Block:
         return self.kept[v, d] if isinstance(d, int) else self._own(v, d)
 
+    def _body_of_block(self) -> None:
+        e = self.e
+        self.vector, self.per = VECTOR[self.plan.dtype]
+        self.width = self.records.width["j"]
+        e.put(f"{e.real} *const shared = ({e.real} *)kg_shared;")
+        self.sums = ColumnSums(self) if any(not t.by_row for t in self.plan.tasks) else None
+        if self.sums is None:
+            super()._body_of_block()
+            return
+        self.sums.declare(f"shared + {2 * self.s.block_j * self.width}")
+        self.sums.clear()
+        with e.braces("for (int tile = slot; tile < KG(tiles); tile += KG(slots))"):
+            self._rows()
+            for r in range(self.rows):
+                e.put(f"const {e.real} weight{r} = row{r} < M;")
+            self._tile()
+
     def _loop(self) -> None:
         e, s = self.e, self.s
-        self.vector, per = VECTOR[self.plan.dtype]
-        self.width = self.records.width["j"]
-        size = s.block_j * self.width
-        e.put(f"{e.real} *const shared = ({e.real} *)kg_shared;")
-        pieces = self.width // per
-        source = self.records.place("j", "batch", "{j}", 0)
-
-        def stage(buffer: str, j: str) -> None:
-            count = f"min({s.block_j}, j_end - ({j})) * {pieces}"
-            e.put(f"kg_stage(shared + ({buffer}) * {size}, rj + {source.format(j=f'({j})')}, {count});")
-            self._stage_signal(buffer, j)
-
-        stage("0", "j_begin")
+        first = "j_begin"
+        if self.plan.symmetric:  # from the diagonal on; tiles of rows are whole blocks of columns
+            first = e.let("int", f"max(j_begin, tile * {s.tile})")
+            e.put(f"const int behind = (tile + 1) * {s.tile};")
+        self._stage("0", first)
         e.put("kg_copy_commit();")
-        with e.braces(f"for (int j0 = j_begin, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
+        size = s.block_j * self.width
+        with e.braces(f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
             with e.braces(f"if (j0 + {s.block_j} < j_end)"):
-                stage("turn ^ 1", f"j0 + {s.block_j}")
+                self._stage("turn ^ 1", f"j0 + {s.block_j}")
             e.put("kg_copy_commit();")
             e.put("kg_copy_wait<1>();")
             e.put("__syncthreads();")
             e.put(f"const {self.vector} *const records = (const {self.vector} *)(shared + turn * {size});")
             e.put("(void)records;")
-            with e.braces(f"if (j0 + {s.block_j} <= j_end)"):
-                with e.loop(0, s.block_j, s.group, unroll=s.unroll) as j:
-                    self._body(j, s.group)
-            with e.braces("else"):
-                with e.loop(0, "j_end - j0", 1, unroll=1) as j:
-                    self._body(j, 1)
+            if self.plan.symmetric:
+                with e.braces("if (j0 < behind)"):
+                    self._columns(rows_only=True)
+                with e.braces("else"):
+                    self._columns()
+            else:
+                self._columns()
             for state in self.states:
                 state.flush()
             e.put("__syncthreads();")
+            if self.sums is not None:
+                with e.braces("if (j0 >= behind)") if self.plan.symmetric else e.braces(""):
+                    self.sums.add()
 
-    def _body(self, j: str, count: int) -> None:
+    def _stage(self, buffer: str, j: str) -> None:
+        s = self.s
+        pieces = self.width // self.per
+        source = self.records.place("j", "batch", f"({j})", 0)
+        count = f"min({s.block_j}, j_end - ({j})) * {pieces}"
+        self.e.put(f"kg_stage(shared + ({buffer}) * {s.block_j * self.width}, rj + {source}, {count});")
+        self._stage_signal(buffer, j)
+
+    def _columns(self, rows_only: bool = False) -> None:
+        """The staged columns, several at a time, or one by one where the block of them is not full."""
+        e, s = self.e, self.s
+        group = s.group if self.sums is None or rows_only else s.gather
+        with e.braces(f"if (j0 + {s.block_j} <= j_end)"):
+            with e.loop(0, s.block_j, group, unroll=s.unroll) as j:
+                self._body(j, group, rows_only)
+        with e.braces("else"):
+            with e.loop(0, "j_end - j0", 1, unroll=1) as j:
+                self._body(j, 1, rows_only)
+
+    def _body(self, j: str, count: int, rows_only: bool) -> None:
         e = self.e
         columns = []
         for n in range(count):
             at = e.index_add(j, n)
-            number = f"j0 + {at}"
             loaded: dict[int, str] = {}
-            low = self._lowering(
-                lambda v, d, at=at, loaded=loaded: self._shared(v, d, at, loaded), own=self._kept
-            )
-            columns.append(Column(low, number, None))
+
+            def leaf(v: Expr, d: Component, at: Any = at, loaded: dict[int, str] = loaded) -> Block:
+                return self._shared(v, d, at, loaded)
+
+            columns.append(Column(self._lowering(leaf, own=self._kept), f"j0 + {at}", None))
         self.at_body = j
         for state in self.states:
             state.step(columns)
+        if self.sums is not None and not rows_only:
+            self.sums.step(columns, j)
 
     def _shared(self, v: Expr, d: Component, at: Any, loaded: dict[int, str]) -> Block:
         assert isinstance(d, int)
-        per = VECTOR[self.plan.dtype][1]
-        k, lane = divmod(self.records.offsets["j"][v.attr[0]] + d, per)
+        k, lane = divmod(self.records.offsets["j"][v.attr[0]] + d, self.per)
         if k not in loaded:
-            loaded[k] = self.e.let(self.vector, f"records[{self.e.index_mul(at, self.width // per)} + {k}]")
+            loaded[k] = self.e.let(self.vector, f"records[{self.e.index_mul(at, self.width // self.per)} + {k}]")
         return Block([[f"{loaded[k]}.{COMPONENTS[lane]}"]])
 
     def _stage_signal(self, buffer: str, j: str) -> None:
@@ -366,8 +405,7 @@ class Narrow(TileKernel):
         return f"(shared + {2 * self.s.block_j * self.width} + ({buffer}) * {self.s.block_j * self.s.slab})"
 
     def signal(self, c: Column, q: int) -> str:
-        e = self.e
-        per = VECTOR[self.plan.dtype][1]
+        e, per = self.e, self.per
         key = (c.number, q // per)
         found = self.__dict__.setdefault("_signals", {})
         if q % per == 0:
@@ -453,7 +491,8 @@ def kernel_of(plan: Plan) -> TileKernel:
 
 def slabbed(plan: Plan) -> bool:
     """Whether result columns are divided among blocks."""
-    return any(isinstance(state_of(kernel_of(plan), k), ColumnsState) for k in range(len(plan.tasks)))
+    kernel = kernel_of(plan)
+    return any(isinstance(state_of(kernel, k), ColumnsState) for k, t in enumerate(plan.tasks) if t.by_row)
 
 
 def slab_ranges(plan: Plan) -> list[tuple[int, int]]:
@@ -464,17 +503,43 @@ def slab_ranges(plan: Plan) -> list[tuple[int, int]]:
 
 
 def merge_text(plan: Plan) -> str:
-    """kg_merge: a thread for each row."""
+    """kg_merge: a thread for each row whose parts are to be joined, then for each column of sums over i."""
     kernel = kernel_of(plan)
     e = kernel.e
     with e.braces(head("kg_merge", PACK_THREADS)):
-        e.put(f"const long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
-        e.put("if (t >= KG(batches) * KG(M)) return;")
-        e.put("const long long batch = t / KG(M), i = t % KG(M);")
-        for k in range(len(plan.tasks)):
-            with e.braces(""):
-                state_of(kernel, k).merge()
+        e.put(f"long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
+        e.put("const long long rows = KG(batches) * KG(M);")
+        with e.braces("if (t < rows)"):
+            e.put("const long long batch = t / KG(M), i = t % KG(M); (void)batch; (void)i;")
+            for k, task in enumerate(plan.tasks):
+                if task.by_row:
+                    with e.braces("" if task.code == "kmin" else "if (KG(splits) > 1)"):
+                        state_of(kernel, k).merge()
+            e.put("return;")
+        merge_columns(kernel)
     return e.text()
+
+
+def merge_columns(kernel: TileKernel) -> None:
+    """Add up the slots of the sums over i."""
+    e, d = kernel.e, 0
+    tasks = [(k, t) for k, t in enumerate(kernel.plan.tasks) if not t.by_row]
+    if not tasks:
+        return
+    total = sum(t.core.dim for _, t in tasks)
+    e.put("t -= rows;")
+    e.put("if (t >= KG(batches) * KG(N)) return;")
+    e.put("const long long batch = t / KG(N), j = t % KG(N);")
+    for k, task in tasks:
+        for component in range(task.core.dim):
+            with e.braces(""):
+                e.put("double total = 0;")
+                with e.loop(0, "(int)KG(slots)") as s:
+                    at = f"(((long long){s} * KG(batches) + batch) * {total} + {d}) * KG(N) + j"
+                    e.put(f"total += ((const double *)KG(sums))[{at}];")
+                out = f"(({e.real} *){kernel.task_slot(k, 'out_a')})"
+                e.put(f"{out}[(batch * KG(N) + j) * {task.core.dim} + {component}] = ({e.real})total;")
+            d += 1
 
 
 __all__ = ["PACK_THREADS", "kernel_of", "render", "slab_ranges", "slabbed"]

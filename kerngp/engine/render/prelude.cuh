@@ -44,6 +44,8 @@ KG_DEVICE void kg_add(float &high, float &low, float x) {
   low += (high - (s - b)) + (x - b);
   high = s;
 }
+// their sum; where it is not finite, low is of no use
+KG_DEVICE double kg_sum(float high, float low) { return high - high == 0.0f ? (double)high + (double)low : (double)high; }
 KG_DEVICE void kg_add(double &high, double &low, double x) { high += x; }
 // Insert into an ascending list of k entries, `step` apart; equal entries stay before. Returns the k-th value.
 template <class T> KG_DEVICE T kg_insert(T *value, long long *column, int k, int step, T x, long long j) {

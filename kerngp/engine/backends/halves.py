@@ -1,0 +1,48 @@
+"""What surrounds the kernels of any backend: symmetric sums as two halves, and formulas of one side alone."""
+
+from __future__ import annotations
+
+import torch
+
+from ..expr import Expr, variables
+from ..plan import Geometry, Output
+from ..symmetry import Halved, halve
+from . import reference
+
+Tensor = torch.Tensor
+
+def halved(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, above: int
+) -> Halved | None:
+    """The sum as two half sums, if i and j are the same points, ``above`` or more, and the formula is symmetric."""
+    if len(outputs) != 1 or g.M != g.N or g.M < above:
+        return None
+    found = variables(outputs[0].expr)
+    rows = [v.attr[0] for v in found if v.attr[2] == "i"]
+    columns = [v.attr[0] for v in found if v.attr[2] == "j"]
+    same = tuple((i, j) for i in rows for j in columns if _same(args[i], args[j]))
+    return halve(outputs[0], len(args), same) if same else None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
+
+
+def joined(
+    h: Halved, results: list[tuple[Tensor, ...]], args: tuple[Tensor, ...], dim: int, g: Geometry
+) -> Tensor:
+    """The whole sum from its halves."""
+    (rows,), (columns,) = results
+    total = rows + columns
+    if h.post is not None:
+        total = (total * side(h.post, args, g)).to(g.dtype)
+    return total.expand(*g.batch, g.M, dim)
+
+
+def side(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
+    """A formula that depends on one side only: (*batch or broadcastable, rows, dim)."""
+    values = {}
+    for v in variables(f):
+        a = args[v.attr[0]]
+        values[v.attr[0]] = a[..., None, :] if v.attr[2] == "p" else a
+    return reference.evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))
