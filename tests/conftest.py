@@ -42,9 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With another backend, tests of the CPU's plans, code and messages are left out."""
     if BACKEND == "cpu":
         return
-    ours = [i for i in items if i.get_closest_marker("cpu_only") or "no_launch" in getattr(i, "fixturenames", ())]
-    config.hook.pytest_deselected(items=ours)
-    items[:] = [i for i in items if i not in set(ours)]
+    left_out = {
+        i for i in items if i.get_closest_marker("cpu_only") or "no_launch" in getattr(i, "fixturenames", ())
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [i for i in items if i not in left_out]
 
 
 class Launches:

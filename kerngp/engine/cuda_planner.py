@@ -104,6 +104,8 @@ def _narrow(
     words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4}
     each = (width_i + results * max(words[c] for c in codes)) * size // 4
     rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
+    if slab and dtype == "float32" and not few:
+        rows = 2  # more registers than elsewhere, but half the reads of shared memory
     group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
     if "logsumexp" in codes or "kmin" in codes:
         rows = min(rows, 4 if "kmin" not in codes else 2)
@@ -116,7 +118,7 @@ def _narrow(
     per = 16 // size
     record = 2 * (-(-width_j // per) * per + (16 if slab else 0)) * size + 4 * summed * size
     block_j = next((n for n in (128, 64, 32) if n * record <= SHARED), 16)
-    heavy = rows * (width_i + 4) * max(group, gather)
+    heavy = rows * (width_i + 4) * max(group, gather) * size // 4
     unroll = 1 if "kmin" in codes else max(1, min(block_j // max(group, gather), 160 // max(1, heavy)))
     while block_j // max(group, gather) % unroll:
         unroll -= 1

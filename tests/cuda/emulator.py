@@ -25,7 +25,7 @@ HERE = Path(__file__).with_name("emulation")
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=off"]
 ENTRY = """
 static void kg_body_{name}(const void *a) {{ KgContext c; memcpy(&c, a, sizeof c); {name}(c); }}
-extern "C" __attribute__((visibility("default"))) int kg_entry_{name}(const unsigned *g, const unsigned *b, unsigned s, const void *a) {{
+extern "C" int kg_entry_{name}(const unsigned *g, const unsigned *b, unsigned s, const void *a) {{
   return kg_launch(g, b, s, kg_body_{name}, a);
 }}
 """
@@ -33,9 +33,9 @@ extern "C" __attribute__((visibility("default"))) int kg_entry_{name}(const unsi
 
 @functools.cache
 def home() -> Path:
-    """The built emulator: scheduler, driver, precompiled header. Made once for each version of its sources."""
-    sources = sorted(HERE.iterdir())
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources) + repr(FLAGS).encode()).hexdigest()[:16]
+    """The built emulator: scheduler, driver, precompiled header. Made once for a version of its sources."""
+    text = b"".join(p.read_bytes() for p in sorted(HERE.iterdir())) + repr(FLAGS).encode()
+    digest = hashlib.sha256(text).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kerngp-tests"
     final = base / digest
     if not final.exists():
@@ -51,7 +51,8 @@ def home() -> Path:
 
 def _build(folder: Path) -> None:
     include = headers.find()
-    run(["g++", *FLAGS, "-O2", "-shared", str(HERE / "scheduler.cpp"), "-o", str(folder / "libkgemulator.so")])
+    scheduler = str(folder / "libkgemulator.so")
+    run(["g++", *FLAGS, "-O2", "-shared", str(HERE / "scheduler.cpp"), "-o", scheduler])
     run(["g++", *FLAGS, f"-I{include}", "-c", str(HERE / "mock_libcuda.cpp"), "-o", str(folder / "mock.o")])
     have = set(re.findall(r" T (cu\w+)", run(["nm", "--defined-only", str(folder / "mock.o")])))
     rest = sorted(headers.driver_symbols(include) - have)
@@ -85,9 +86,14 @@ def compile_kernels(source: str) -> bytes:
 
 
 @functools.cache
+def load_emulator() -> ctypes.CDLL:
+    return ctypes.CDLL(str(home() / "libkgemulator.so"), mode=ctypes.RTLD_GLOBAL)
+
+
+@functools.cache
 def load_driver() -> ctypes.CDLL:
     """Put the mock driver where PyCUDA finds it; returns it, for its counters."""
-    ctypes.CDLL(str(home() / "libkgemulator.so"), mode=ctypes.RTLD_GLOBAL)
+    load_emulator()
     return ctypes.CDLL(str(home() / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
 
 

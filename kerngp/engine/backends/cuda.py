@@ -81,7 +81,7 @@ def driver() -> Any:
         PyCUDA or NVIDIA's driver is missing; the message says which.
     """
     try:
-        import pycuda.driver as cuda
+        import pycuda.driver as module
     except ImportError as error:
         if "libcuda" in str(error):
             raise BackendUnavailable(
@@ -90,6 +90,7 @@ def driver() -> Any:
         raise BackendUnavailable(
             f"PyCUDA is not installed ({error}); install it with 'python -m kerngp install-cuda'."
         ) from error
+    cuda: Any = module
     try:
         cuda.init()
     except cuda.RuntimeError as error:
@@ -185,7 +186,7 @@ def _immortal(x: Any) -> Any:
 
 
 class _active:
-    """``with _active(ordinal)``: the context is current. Needed to create modules and streams, in any thread."""
+    """``with _active(ordinal)``: the context is current, as creating modules and streams demands."""
 
     def __init__(self, ordinal: int):
         self.context = _context(ordinal)
@@ -276,14 +277,15 @@ def _pass(
     found = _generated(tuple([outputs[k] for k in group]), args, g, device)
     if found is not None:
         return found
-    if len(group) > 1:
+    first, *others = group
+    if others:
         return [_pass((k,), outputs, args, g, device, options)[0] for k in group]
-    o = outputs[group[0]]
+    o = outputs[first]
     if o.axis != "ij" and o.reduction.code != "sum" and o.expr.dim > SLICE:  # a few components at a time
         parts = [replace(o, expr=o.expr[d : min(d + SLICE, o.expr.dim)]) for d in range(0, o.expr.dim, SLICE)]
         results = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
         return [tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])]
-    return reference.run((outputs[group[0]],), args, g, options.memory_limit)
+    return reference.run((o,), args, g, options.memory_limit)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -389,7 +391,7 @@ def _signal(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
 def _result(o: Output, arrays: list[Tensor], g: Geometry, post: Tensor | None) -> tuple[Tensor, ...]:
     if len(g.batch) > 1:
         arrays = [a.reshape(*g.batch, *a.shape[1:]) for a in arrays]
-    named = dict(zip(("value", "index"), arrays, strict=False))
+    named: dict[str, Tensor] = dict(zip(("value", "index"), arrays, strict=False))
     if o.axis == "ij":
         return (named["value"].sum(-2, dtype=torch.float64).to(g.dtype),)
     if o.axis == "i":

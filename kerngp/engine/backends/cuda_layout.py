@@ -81,10 +81,21 @@ def cuda_layout(
     def put(slot: int, value: int) -> None:
         numbers[slot] = value
 
-    for name, value in (
-        ("M", g.M), ("N", g.N), ("Mp", padded["i"]), ("Np", padded["j"]), ("batches", batches),
-        ("tiles", tiles), ("slots", slots), ("slabs", slabs), ("splits", splits), ("chunk", chunk), ("E", columns), ("kept", kept),
-    ):  # fmt: skip
+    sizes = {
+        "M": g.M,
+        "N": g.N,
+        "Mp": padded["i"],
+        "Np": padded["j"],
+        "batches": batches,
+        "tiles": tiles,
+        "slots": slots,
+        "slabs": slabs,
+        "splits": splits,
+        "chunk": chunk,
+        "E": columns,
+        "kept": kept,
+    }
+    for name, value in sizes.items():
         put(context.slot(name), value)
     bind = []
     for v in variables(*plan.fields_i, *plan.fields_j, *plan.fields_p):

@@ -11,10 +11,9 @@ from . import reference
 
 Tensor = torch.Tensor
 
-def halved(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, above: int
-) -> Halved | None:
-    """The sum as two half sums, if i and j are the same points, ``above`` or more, and the formula is symmetric."""
+
+def halved(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, above: int) -> Halved | None:
+    """The sum as two half sums, if i and j are the same points (``above`` or more) and may be exchanged."""
     if len(outputs) != 1 or g.M != g.N or g.M < above:
         return None
     found = variables(outputs[0].expr)

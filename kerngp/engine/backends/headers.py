@@ -11,8 +11,8 @@ from pathlib import Path
 from ...errors import BackendUnavailable
 
 
-def find() -> Path:
-    """The folder that holds cuda.h.
+def find(names: tuple[str, ...] = ("cuda.h",)) -> Path:
+    """The folder that holds these headers.
 
     Raises
     ------
@@ -20,11 +20,11 @@ def find() -> Path:
         There is none.
     """
     for folder in _candidates():
-        if (folder / "cuda.h").exists():
+        if all((folder / name).exists() for name in names):
             return folder
     raise BackendUnavailable(
-        "cuda.h was not found; install CUDA's headers with 'pip install nvidia-cuda-runtime', or set "
-        "CUDA_HOME to a CUDA toolkit."
+        f"{' and '.join(names)} not found; install CUDA's headers with 'pip install nvidia-cuda-runtime', "
+        "or set CUDA_HOME to a CUDA toolkit."
     )
 
 
@@ -45,5 +45,6 @@ def driver_symbols(include: Path) -> set[str]:
     for header in ("cuda.h", "cudaProfiler.h", "cudaGL.h", "cudaEGL.h"):
         path = include / header
         if path.exists():
-            found |= set(re.findall(r"\bcu[A-Z][A-Za-z0-9]*(?:_v[0-9]+)?\b", path.read_text(errors="replace")))
+            text = path.read_text(errors="replace")
+            found |= set(re.findall(r"\bcu[A-Z][A-Za-z0-9]*(?:_v[0-9]+)?\b", text))
     return found

@@ -1,4 +1,4 @@
-"""NVRTC, NVIDIA's run-time compiler, through ctypes: CUDA C++ to machine code. It needs no device and no driver.
+"""NVRTC, NVIDIA's run-time compiler, through ctypes: CUDA C++ to machine code, without device or driver.
 
 torch's CUDA wheels bring it; ``pip install nvidia-cuda-nvrtc`` does where torch has no CUDA.
 """

@@ -478,18 +478,16 @@ class KMinState(State):
     def _insert(self, x: str, j: str, d: str) -> None:
         """Into the result; of equal values the smaller column stands first (parts of lanes interleave)."""
         e = self.e
-        with e.braces(
-            f"if ({x} < bound || ({x} == bound && {j} >= 0 && {j} < column[(kept - 1) * {self.dim} + {d}]))"
-        ):
+        last, column = f"(kept - 1) * {self.dim} + {d}", "column[{}]".format
+        before, now = f"(at - 1) * {self.dim} + {d}", f"at * {self.dim} + {d}"
+        tie = f"({x} == bound && {j} >= 0 && {j} < {column(last)})"
+        larger = f"(value[{before}] > {x} || (value[{before}] == {x} && {column(before)} > {j}))"
+        with e.braces(f"if ({x} < bound || {tie})"):
             e.put("int at = kept - 1;")
-            before = f"(at - 1) * {self.dim} + {d}"
-            now = f"at * {self.dim} + {d}"
-            with e.braces(
-                f"for (; at > 0 && (value[{before}] > {x} || (value[{before}] == {x} && column[{before}] > {j})); at--)"
-            ):
+            with e.braces(f"for (; at > 0 && {larger}; at--)"):
                 e.put(f"value[{now}] = value[{before}]; column[{now}] = column[{before}];")
             e.put(f"value[{now}] = {x}; column[{now}] = {j};")
-            e.put(f"bound = value[(kept - 1) * {self.dim} + {d}];")
+            e.put(f"bound = value[{last}];")
 
 
 STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState, "kmin": KMinState}

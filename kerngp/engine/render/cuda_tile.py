@@ -36,7 +36,7 @@ def render(plan: Plan) -> str:
     assert isinstance(s, CudaSchedule)
     context = CudaContext(plan)
     parts = [
-        resources.files(__package__).joinpath("prelude.cuh").read_text(),
+        resources.files("kerngp.engine.render").joinpath("prelude.cuh").read_text(),
         f"struct KgContext {{ long long v[{context.size}]; }};",
         "\n".join(f"#define KG_{n} {context.slot(n)}" for n in HEADER),
         "#define KG(name) c.v[KG_##name]",
@@ -254,7 +254,7 @@ class TileKernel:
                 state.finish()
 
     def _cuts(self) -> list[tuple[Any, str, str]]:
-        """Ranges of components with one source each: (range, condition for a slab to lie in it, its start)."""
+        """Ranges of components with one source each: (range, condition for a slab to be in it, its start)."""
         task = self.plan.tasks[0]
         if len(self.plan.tasks) > 1 or not slabbed(self.plan):
             return [(None, "", "0")]
@@ -386,7 +386,9 @@ class Narrow(TileKernel):
         assert isinstance(d, int)
         k, lane = divmod(self.records.offsets["j"][v.attr[0]] + d, self.per)
         if k not in loaded:
-            loaded[k] = self.e.let(self.vector, f"records[{self.e.index_mul(at, self.width // self.per)} + {k}]")
+            loaded[k] = self.e.let(
+                self.vector, f"records[{self.e.index_mul(at, self.width // self.per)} + {k}]"
+            )
         return Block([[f"{loaded[k]}.{COMPONENTS[lane]}"]])
 
     def _stage_signal(self, buffer: str, j: str) -> None:
@@ -420,9 +422,7 @@ class Wide(TileKernel):
     def _rows(self) -> None:
         e, s = self.e, self.s
         e.put(f"const int lane = (int)threadIdx.x % {s.lanes};")
-        e.put(
-            f"const int first = tile * {s.threads // s.lanes * s.rows} + (int)threadIdx.x / {s.lanes} * {s.rows};"
-        )
+        e.put(f"const int first = tile * {s.tile} + (int)threadIdx.x / {s.lanes} * {s.rows};")
         for r in range(self.rows):
             e.put(f"const int row{r} = first + {r};")
             e.put(f"const int from{r} = row{r};")  # records are padded to whole tiles

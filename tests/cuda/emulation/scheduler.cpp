@@ -15,6 +15,7 @@ extern "C" {
 Uint3 *kg_thread, kg_block, kg_threads, kg_blocks;
 char kg_dynamic[232448] __attribute__((aligned(128)));
 unsigned kg_seed = 1;          // 1: threads resume in order; else in a random order that follows from it
+unsigned kg_eager = 0;         // 1: asynchronous copies arrive at once; 0: when they are waited for
 char kg_error[256];            // what went wrong in the last launch
 }
 
@@ -121,7 +122,9 @@ void kg_mma_16816(float *d, const unsigned *a, const unsigned *b, const float *c
   }
   wait_as(AT_EXCHANGE); memcpy(d, r, 16);
 }
-void kg_copy16(void *to, const void *from) { current->copies.push_back({to, from}); }
+void kg_copy16(void *to, const void *from) {
+  if (kg_eager) memcpy(to, from, 16); else current->copies.push_back({to, from});
+}
 void kg_copy_commit() { current->groups.push_back(current->copies.size()); }
 void kg_copy_wait_for(int pending) {   // all but the last `pending` groups arrive
   auto &f = *current;

@@ -1,0 +1,1 @@
+"""What the installation needs beyond the package itself; used by ``python -m kerngp`` alone."""
