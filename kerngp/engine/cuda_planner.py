@@ -34,6 +34,8 @@ class CudaSchedule:
         Result columns of a block, where there are many.
     gather : int
         Columns whose sums over i are collected at once.
+    blocks : int
+        Blocks a multiprocessor is to hold at least: bounds the registers of a thread.
     """
 
     wide: bool
@@ -46,6 +48,7 @@ class CudaSchedule:
     unroll: int
     slab: int
     gather: int = 1
+    blocks: int = 1
 
     @property
     def tile(self) -> int:
@@ -110,10 +113,10 @@ def _narrow(
     if "logsumexp" in codes or "kmin" in codes:
         rows = min(rows, 4 if "kmin" not in codes else 2)
     summed = sum(t.core.dim for t in tasks if not t.by_row)  # components of sums over i
-    gather = 1 if not summed else 16 if summed == 1 else 8 if summed <= 3 else 4 if summed <= 8 else 2
+    gather = 1 if not summed else 8 if summed <= 3 else 4 if summed <= 8 else 2
     if summed:
         group = 1
-        rows = min(rows, 4 if summed == 1 else 2)
+        rows = min(rows, 8 if summed == 1 else 4 if summed <= 3 else 2)
     width_j = max(1, sum(f.dim for f in fields["j"]))
     per = 16 // size
     record = 2 * (-(-width_j // per) * per + (16 if slab else 0)) * size + 4 * summed * size
@@ -123,13 +126,15 @@ def _narrow(
     while block_j // max(group, gather) % unroll:
         unroll -= 1
     threads = 64 if few and not summed else 128  # a tile of rows is a multiple of a block of columns
-    return CudaSchedule(False, threads, rows, 1, 1, block_j, group, unroll, 16, gather)
+    blocks = 1 if not summed else 2 if dtype == "float64" else 4 if summed == 1 else 3
+    return CudaSchedule(False, threads, rows, 1, 1, block_j, group, unroll, 16, gather, blocks)
 
 
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
-    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, 8)
+    many = 8 if any(t.signal for t in tasks) else 4  # components of a long vector read both sides each
+    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
 
 
 __all__ = ["CudaSchedule", "Gpu"]

@@ -74,7 +74,7 @@ def run(command: list[str]) -> str:
 def compile_kernels(source: str) -> bytes:
     """A shared object that the mock driver loads in place of machine code."""
     folder = home()
-    names = re.findall(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(', source)
+    names = re.findall(r'extern "C" __global__ void __launch_bounds__\(\d+, \d+\) (\w+)\(', source)
     text = source + "".join(ENTRY.format(name=n) for n in names)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "kernel.cpp"

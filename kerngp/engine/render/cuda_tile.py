@@ -47,10 +47,9 @@ def render(plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-def head(name: str, threads: int) -> str:
-    return (
-        f'extern "C" __global__ void __launch_bounds__({threads}) {name}(const __grid_constant__ KgContext c)'
-    )
+def head(name: str, threads: int, blocks: int = 1) -> str:
+    bounds = f"__launch_bounds__({threads}, {blocks})"
+    return f'extern "C" __global__ void {bounds} {name}(const __grid_constant__ KgContext c)'
 
 
 def padded(width: int, dtype: str) -> int:
@@ -213,7 +212,7 @@ class TileKernel:
     # ------------------------------------------------------------------ the kernel
     def text(self) -> str:
         e, s = self.e, self.s
-        with e.braces(head("kg_tile", s.threads)):
+        with e.braces(head("kg_tile", s.threads, s.blocks)):
             e.put("KG_SHARED; (void)kg_shared;")
             e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")

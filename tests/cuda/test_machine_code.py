@@ -1,0 +1,146 @@
+"""Machine code for real devices, made without one: it exists, fits the registers, and does not grow.
+
+The number of instructions of the innermost loop for each pair (issue slots) is what the narrow kernels'
+speed follows from. Budgets only go down: a change that makes code better lowers them here.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import sass
+
+from kerngp.engine import ops
+from kerngp.engine.backends import cuda, nvrtc
+from kerngp.engine.cuda_planner import Gpu
+from kerngp.engine.expr import Expr, Vi, Vj
+from kerngp.engine.plan import Output, Plan
+from kerngp.engine.planner import prepare
+from kerngp.engine.reductions import ARGKMIN, ARGMIN, LOGSUMEXP, SUM, Reduction
+from kerngp.engine.render.cuda_tile import render
+from kerngp.engine.symmetry import halve
+
+ARCHITECTURES = ["sm_80", "sm_90", "sm_120"]
+
+
+def q(D: int) -> Expr:
+    return ops.sqdist(Vi(0, D), Vj(1, D))
+
+
+def gaussian(D: int) -> Expr:
+    return ops.exp(-q(D))
+
+
+def one(f: Expr, r: Reduction = SUM, axis: str = "j") -> tuple[Output, ...]:
+    return (Output(f, r, axis),)
+
+
+def gradients(D: int) -> tuple[Output, ...]:
+    """Forward, and the gradients in x and in y."""
+    k = gaussian(D) * Vj(2, 1)
+    difference = Vi(0, D) - Vj(1, D)
+    return (Output(k, SUM), Output(k * difference, SUM), Output(k * Vi(3, 1) * difference, SUM, "i"))
+
+
+CASES: dict[str, tuple[Output, ...]] = {
+    "gaussian 3": one(gaussian(3) * Vj(2, 1)),
+    "gaussian 10": one(gaussian(10) * Vj(2, 1)),
+    "gaussian 100": one(gaussian(100) * Vj(2, 1)),
+    "columns 3": one(gaussian(3) * Vj(2, 64)),
+    "columns 100": one(gaussian(100) * Vj(2, 64)),
+    "matern 3": one(ops.matern52_profile(q(3)) * Vj(2, 1)),
+    "logsumexp 3": one(-q(3), LOGSUMEXP),
+    "argmin 3": one(q(3), ARGMIN),
+    "argmin 100": one(q(100), ARGMIN),
+    "neighbours 10": one(q(10), ARGKMIN(10)),
+    "gradients 3": gradients(3),
+    "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
+}
+REGISTERS = 255  # at most: two blocks of 128 threads fit a multiprocessor
+PLAIN = 128  # at most for one scalar sum or selection in float32: four blocks
+
+SCALAR = {"gaussian 3", "gaussian 10", "matern 3", "logsumexp 3", "argmin 3", "argmin 100", "neighbours 10"}
+
+# Issue slots of the longest innermost loop, for each pair (wide forms: for each pair and component), on sm_90.
+BUDGET = {
+    ("gaussian 3", "float32"): 9.45,
+    ("gaussian 10", "float32"): 24.4,
+    ("gaussian 100", "float32"): 2.29,
+    ("matern 3", "float32"): 17.5,
+    ("logsumexp 3", "float32"): 12.2,
+    ("argmin 3", "float32"): 7.6,
+    ("argmin 100", "float32"): 2.29,
+    ("gaussian 3", "float64"): 28.0,
+    ("symmetric 3", "float32"): 11.95,
+}
+
+
+def plan(case: str, dtype: str) -> Plan:
+    outputs = CASES.get(case)
+    symmetric = outputs is None
+    if outputs is None:
+        half = halve(CASES["gaussian 3"][0], 3, ((0, 1),))
+        assert half is not None
+        outputs = half.outputs
+    ready = prepare(outputs, 4, dtype, Gpu("sm_90"), False, symmetric)
+    assert ready is not None
+    return ready.plan
+
+
+@functools.cache
+def compiled(case: str, dtype: str, arch: str) -> tuple[bytes, str]:
+    options = (f"--gpu-architecture={arch}", *cuda.OPTIONS, "--ptxas-options=-v")
+    return nvrtc.compile_with_log(render(plan(case, dtype)), options)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [*CASES, "symmetric 3"])
+def test_everything_compiles_into_registers(case: str, dtype: str, arch: str) -> None:
+    _, log = compiled(case, dtype, arch)
+    found = sass.usage(log)
+    assert set(found) == {"kg_pack", "kg_tile", "kg_merge"}
+    for name, use in found.items():
+        assert use.spills == 0 and use.stack == 0, f"{name} of {case} spills: {use}"
+        limit = PLAIN if dtype == "float32" and case in SCALAR else REGISTERS
+        assert use.registers <= limit, f"{name} of {case} takes {use.registers} registers"
+
+
+def slots(case: str, dtype: str) -> float:
+    """Issue slots for each pair, or pair and component."""
+    image, _ = compiled(case, dtype, "sm_90")
+    s = plan(case, dtype).schedule
+    columns = s.columns * s.unroll if s.wide else max(s.group, s.gather) * s.unroll
+    return sass.main_loop(sass.disassemble(image)).slots / (s.rows * columns)
+
+
+@pytest.mark.parametrize(("case", "dtype"), BUDGET)
+def test_issue_slots_stay_within_the_budget(case: str, dtype: str) -> None:
+    assert slots(case, dtype) <= BUDGET[case, dtype]
+
+
+def test_control_more_work_takes_more_slots() -> None:
+    assert slots("gaussian 10", "float32") > slots("gaussian 3", "float32") + 12
+
+
+def test_control_spills_are_seen() -> None:
+    many = "; ".join(f"float r{k} = p[{k} * n]" for k in range(300))
+    use = "; ".join(f"p[{k}] = r{(k * 7) % 300} * r{k}" for k in range(300))
+    source = (
+        f'extern "C" __global__ void __launch_bounds__(1024) kg_many(float *p, int n) {{ {many}; {use}; }}'
+    )
+    _, log = nvrtc.compile_with_log(source, ("--gpu-architecture=sm_90", "--ptxas-options=-v"))
+    assert sass.usage(log)["kg_many"].spills > 0
+
+
+def test_errors_hold_the_log_and_the_source() -> None:
+    from pathlib import Path
+
+    from kerngp.errors import CompileError
+
+    with pytest.raises(CompileError, match='identifier "nonsense" is undefined') as raised:
+        nvrtc.compile("__global__ void f() { nonsense; }", ("--gpu-architecture=sm_90",))
+    path = next(w for w in str(raised.value).replace(". NVRTC", " ").split() if w.endswith(".cu"))
+    assert "nonsense" in Path(path).read_text()
+    Path(path).unlink()
