@@ -1,6 +1,7 @@
 # make demo   fit KernelRidge to 262,000 flights, compare with other models, write demo.png
-# make test   ruff, pyright, pytest
-# Both create .venv on first use and install into it; later calls only run.
+# make test   ruff, pyright, pytest; CUDA kernels run on an emulated device, no GPU is needed
+# make gpu    on a machine with an NVIDIA GPU: its tests, compute-sanitizer, the benchmark
+# All create .venv on first use and install into it; later calls only run.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,12 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo demo-short test lint format bench clean
+.PHONY: demo demo-short test test-cuda lint format bench gpu clean
+
+# What the suite knows of results, run on the CUDA backend
+CUDA_SUITE := tests/engine/test_cpu_backend.py tests/engine/test_entries.py tests/engine/test_mapreduce.py \
+  tests/engine/test_ops.py tests/engine/test_reductions.py tests/test_lazytensor_keops_style.py \
+  tests/test_lazytensor_ops.py tests/test_lazytensor_reductions.py
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -19,8 +25,20 @@ demo-short: $(VENV)/.demo
 	$(BIN)/python benchmarks/flights.py --rows 40000 --picture demo-short.png
 
 # SCIPY_ARRAY_API lets scikit-learn check the estimators with arrays of other libraries too.
-test: lint
+test: lint $(VENV)/.pycuda
 	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	KERNGP_TEST_BACKEND=cuda $(BIN)/python -m pytest $(CUDA_SUITE) $(PYTEST_ARGS)
+
+# PYTHON_GPU is the Python whose torch sees the GPU; it needs pytest too.
+PYTHON_GPU ?= python3
+gpu:
+	$(PYTHON_GPU) -c "import pycuda" 2>/dev/null || $(PYTHON_GPU) -m kerngp install-cuda
+	$(PYTHON_GPU) -m kerngp doctor
+	$(PYTHON_GPU) -m pytest -m gpu tests/cuda
+	KERNGP_TEST_BACKEND=cuda $(PYTHON_GPU) -m pytest $(CUDA_SUITE)
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON_GPU) -m kerngp doctor
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON_GPU) -m kerngp doctor
+	$(PYTHON_GPU) benchmarks/gpu.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -44,6 +62,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.created
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.created
 	$(PIP) -e ".[test]"
+	touch $@
+
+# PyCUDA is published as source: a minute or two, once for each Python; the wheel is kept
+$(VENV)/.pycuda: $(VENV)/.test
+	$(BIN)/python -m kerngp install-cuda
 	touch $@
 
 $(VENV)/.created:

@@ -12,19 +12,23 @@ BACKEND = os.environ.get("KERNGP_TEST_BACKEND", "cpu")
 
 @pytest.fixture(scope="session", autouse=True)
 def _backend() -> None:
-    """KERNGP_TEST_BACKEND=cuda: what would run in the CPU's generated code runs in CUDA's, emulated.
+    """KERNGP_TEST_BACKEND=cuda: what would run in the CPU's generated code runs in CUDA's.
+
+    The device is emulated, or real where there is one.
 
     Everything else stays as it is, so that every test of results is a test of that backend too.
     """
     if BACKEND != "cuda":
         return
-    import emulator
-
     from kerngp.engine import mapreduce
     from kerngp.engine.backends import cuda
 
-    device, choose = emulator.device(), mapreduce._backend
-    cuda.device_of = lambda place: device
+    choose = mapreduce._backend
+    if not torch.cuda.is_available():
+        import emulator
+
+        device = emulator.device()
+        cuda.device_of = lambda place: device
     mapreduce._backend = lambda options, g: {"cpu": "cuda"}.get(choose(options, g), choose(options, g))
 
 

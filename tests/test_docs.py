@@ -23,7 +23,7 @@ def problems(text: str) -> list[str]:
     named = named_files(text)
     files = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
     missing = [f"{f} is not described" for f in sorted(files - named)]
-    gone = [f"{n} does not exist" for n in sorted(named - files) if not (PACKAGE / n).is_dir()]
+    gone = [f"{n} does not exist" for n in sorted(named - files) if not (PACKAGE / n).exists()]
     return missing + gone
 
 

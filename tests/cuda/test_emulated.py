@@ -22,7 +22,7 @@ from kerngp.engine.backends import cuda
 from kerngp.engine.expr import Expr, Vi, Vj
 from kerngp.engine.mapreduce import map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import ARGMIN, KMIN_ARGKMIN, LOGSUMEXP, MAX_ARGMAX, MIN_ARGMIN, SUM
+from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN_ARGKMIN, LOGSUMEXP, MAX_ARGMAX, MIN_ARGMIN, SUM
 from kerngp.errors import BackendUnavailable
 from kerngp.options import Options
 
@@ -306,6 +306,33 @@ def test_columns_are_no_part_of_the_code() -> None:
 
     assert len({code(gaussian() * Vj(2, E)) for E in (2, 3, 64, 70)}) == 1
     assert len({code(gaussian(), KMIN_ARGKMIN(k)) for k in (2, 10, 50)}) == 1
+
+
+# ---------------------------------------------------------------- data larger than the device
+
+
+@pytest.mark.parametrize("axis", ["j", "i", "ij"])
+@pytest.mark.parametrize("r", [*PARTED, ARGMIN, ARGKMIN(3)], ids=repr)
+def test_data_in_pieces(r, axis: str, mock) -> None:
+    from kerngp.engine.backends.cuda_host import run_in_pieces
+    from kerngp.engine.plan import measure, shapes_of
+
+    if axis == "ij" and r is not SUM:
+        return
+    f = ops.sqdist(Vi(0, 3), Vj(1, 3)) * 0.5
+    args = arguments(f, 60, 70, torch.float64, batch={0: (2, 1), 1: (3,)})
+    sizes = []
+
+    def run(outputs, piece, g):
+        sizes.append((g.M, g.N))
+        return cuda.run(outputs, piece, g, CUDA)
+
+    outputs = (Output(f, r, axis),)
+    g = measure(outputs, shapes_of(args), (None, None))
+    (found,) = run_in_pieces(outputs, args, g, mock.place, 3000, run)
+    assert len(sizes) > 4
+    for got, want in zip(found, exact(f, r, args, axis=axis), strict=True):
+        assert_close(got, want, 1e-12 * (1 + want.abs()))
 
 
 # ---------------------------------------------------------------- what is missing is said

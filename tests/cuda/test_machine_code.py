@@ -62,7 +62,7 @@ PLAIN = 128  # at most for one scalar sum or selection in float32: four blocks
 
 SCALAR = {"gaussian 3", "gaussian 10", "matern 3", "logsumexp 3", "argmin 3", "argmin 100", "neighbours 10"}
 
-# Issue slots of the longest innermost loop, for each pair (wide forms: for each pair and component), on sm_90.
+# Issue slots of the longest innermost loop for each pair (wide forms: each pair and component), on sm_90.
 BUDGET = {
     ("gaussian 3", "float32"): 9.45,
     ("gaussian 10", "float32"): 24.4,

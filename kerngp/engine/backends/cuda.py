@@ -27,6 +27,7 @@ from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, shapes_of
 from ..planner import Prepared, normal, passes, prepare
 from . import nvrtc, reference
+from .cuda_host import run_in_pieces
 from .cuda_layout import cuda_layout
 from .halves import halved, joined, side
 
@@ -58,6 +59,8 @@ class Device:
         Source to what `pycuda.driver.module_from_buffer` loads.
     stream : callable () -> int
         Handle of torch's current stream; 0 is the default one.
+    room : callable () -> int
+        Bytes that data moved there for a call may take.
     """
 
     ordinal: int
@@ -66,6 +69,7 @@ class Device:
     multiprocessors: int
     compile: Callable[[str], bytes]
     stream: Callable[[], int]
+    room: Callable[[], int]
 
 
 # ---------------------------------------------------------------- the device
@@ -126,6 +130,7 @@ def device_of(place: torch.device) -> Device:
         properties.multi_processor_count,
         lambda source: compile_source(source, arch),
         lambda: current(ordinal),
+        lambda: torch.cuda.mem_get_info(ordinal)[0] // 2,
     )
 
 
@@ -258,7 +263,10 @@ def run(
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
     if 0 in (g.M, g.N, *g.batch):
         return reference.run(outputs, args, g, options.memory_limit)
-    device = device_of(g.device)
+    device = device_of(g.device if g.device.type == "cuda" else torch.device("cuda"))
+    if g.device.type != device.place.type:
+        move: Any = lambda o, a, piece: run(o, a, piece, options)  # noqa: E731
+        return run_in_pieces(outputs, args, g, device.place, device.room(), move)
     results: dict[int, tuple[Tensor, ...]] = {}
     for group in passes(outputs):
         results.update(zip(group, _pass(group, outputs, args, g, device, options), strict=True))
