@@ -85,7 +85,7 @@ def driver() -> Any:
         PyCUDA or NVIDIA's driver is missing; the message says which.
     """
     try:
-        import pycuda.driver as module
+        import pycuda.driver as module  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         if "libcuda" in str(error):
             raise BackendUnavailable(
@@ -163,7 +163,7 @@ def compile_source(source: str, arch: str) -> bytes:
 
 def _compile_with_nvcc(source: str, arch: str) -> bytes:
     """The same by PyCUDA's compiler driver, which calls nvcc and keeps a cache of its own."""
-    from pycuda.compiler import compile as nvcc
+    from pycuda.compiler import compile as nvcc  # pyright: ignore[reportMissingImports]
 
     return nvcc(source, options=list(OPTIONS), arch=arch, no_extern_c=True)
 
