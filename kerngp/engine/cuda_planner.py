@@ -36,6 +36,8 @@ class CudaSchedule:
         Columns whose sums over i are collected at once.
     blocks : int
         Blocks a multiprocessor is to hold at least: bounds the registers of a thread.
+    tensor : bool
+        Inner products on tensor cores, see `render.cuda_mma`.
     """
 
     wide: bool
@@ -49,6 +51,7 @@ class CudaSchedule:
     slab: int
     gather: int = 1
     blocks: int = 1
+    tensor: bool = False
 
     @property
     def tile(self) -> int:
@@ -65,16 +68,20 @@ class CudaSchedule:
 class Gpu:
     """What the planner needs to know of a device and of the size of a call.
 
-    ``few`` says that there are not enough rows to give each thread several.
+    ``few`` says that there are not enough rows to give each thread several, ``tensor`` that inner products
+    are to run on tensor cores.
     """
 
     arch: str
     few: bool = False
+    tensor: bool = False
 
     def choose(
         self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str
     ) -> CudaSchedule:
         """The schedule of a plan over ``fields``."""
+        if self.tensor:
+            return _tensor(tasks, fields)
         long = any(f.dim > UNROLL for axis in "ij" for f in _used(tasks, fields, axis))
         slab = any(t.signal or (t.code == "sum" and t.core.dim > UNROLL) for t in tasks)
         return (
@@ -135,6 +142,14 @@ def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
     many = 8 if any(t.signal for t in tasks) else 4  # components of a long vector read both sides each
     return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
+
+
+def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]]) -> CudaSchedule:
+    """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
+    long = max(f.dim for f in fields["i"]) > 14
+    slab = any(t.signal or t.core.dim > 1 for t in tasks)
+    rows, columns = (8, 8) if long and not slab else (4, 4) if slab else (4, 8)
+    return CudaSchedule(True, 128, rows, 4, columns, 16, columns, 1, 8, blocks=2 if long else 4, tensor=True)
 
 
 __all__ = ["CudaSchedule", "Gpu"]

@@ -20,6 +20,7 @@ from .rewrite import (
     simplify,
     strengthen,
 )
+from .tensor_form import tensor_form
 
 UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
@@ -59,12 +60,10 @@ class Prepared:
 
 
 @functools.lru_cache(maxsize=4096)
-def expandable(outputs: tuple[Output, ...]) -> tuple[Expr, ...]:
+def expandable(outputs: tuple[Output, ...], above: int = EXPAND_ABOVE) -> tuple[Expr, ...]:
     """The squared distances an expanded plan would expand, in the order of their centres."""
     found = [
-        e
-        for o in outputs
-        for e in distances(simplify(-o.expr if o.reduction.negated else o.expr), EXPAND_ABOVE)
+        e for o in outputs for e in distances(simplify(-o.expr if o.reduction.negated else o.expr), above)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -83,14 +82,16 @@ def prepare(
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
-    ``facts`` are signs of parameters, which hold for the arguments of this call.
+    ``facts`` are signs of parameters, which hold for the arguments of this call. For tensor cores every
+    distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
     if any(too_large(f) for f in exprs):
         return None
     count = args
+    tensor = isinstance(machine, Gpu) and machine.tensor
     if expand:
-        expanded, count = expand_distances(exprs, EXPAND_ABOVE, args)
+        expanded, count = expand_distances(exprs, 0 if tensor else EXPAND_ABOVE, args)
         exprs = tuple(map(simplify, expanded))
     tasks: list[Task] = []
     posts: list[Expr | None] = []
@@ -108,11 +109,22 @@ def prepare(
         for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
         if core is not None
     )
+    if tensor and not _suits_tensor_cores(done):
+        return None
     schedule = machine.choose(done, fields.fields, dtype)
     plan = Plan(
         dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule
     )
     return Prepared(plan, signal, tuple(posts))
+
+
+def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
+    """One smooth function of one distance; selections only where expanding is usual anyway."""
+    form = tensor_form([t.core for t in tasks])
+    if form is None or not all(t.by_row for t in tasks):
+        return False
+    short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 and not t.signal for t in tasks)
+    return form.U.dim > EXPAND_ABOVE or short
 
 
 def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:

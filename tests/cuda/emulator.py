@@ -34,7 +34,8 @@ extern "C" int kg_entry_{name}(const unsigned *g, const unsigned *b, unsigned s,
 @functools.cache
 def home() -> Path:
     """The built emulator: scheduler, driver, precompiled header. Made once for a version of its sources."""
-    text = b"".join(p.read_bytes() for p in sorted(HERE.iterdir())) + repr(FLAGS).encode()
+    text = b"".join(p.read_bytes() for p in sorted(HERE.iterdir()))
+    text += repr((FLAGS, sorted(headers.driver_symbols(headers.find())))).encode()
     digest = hashlib.sha256(text).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kerngp-tests"
     final = base / digest

@@ -76,6 +76,40 @@ BUDGET = {
 }
 
 
+TENSOR = {
+    "gaussian 3": one(gaussian(3) * Vj(2, 1)),
+    "gaussian 10": one(gaussian(10) * Vj(2, 1)),
+    "gaussian 100": one(gaussian(100) * Vj(2, 1)),
+    "columns 100": one(gaussian(100) * Vj(2, 64)),
+    "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
+    "logsumexp 3": one(-q(3), LOGSUMEXP),
+    "argmin 100": one(q(100), ARGMIN),
+}
+
+
+def tensor_plan(case: str) -> Plan:
+    ready = prepare(TENSOR[case], 4, "float32", Gpu("sm_90", tensor=True), True, False)
+    assert ready is not None and ready.plan.schedule.tensor
+    return ready.plan
+
+
+@functools.cache
+def tensor_compiled(case: str, arch: str) -> tuple[bytes, str]:
+    options = (f"--gpu-architecture={arch}", *cuda.OPTIONS, "--ptxas-options=-v")
+    return nvrtc.compile_with_log(render(tensor_plan(case)), options)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("case", TENSOR)
+def test_tensor_kernels_compile_into_registers(case: str, arch: str) -> None:
+    _, log = tensor_compiled(case, arch)
+    found = sass.usage(log)
+    assert set(found) == {"kg_pack", "kg_split", "kg_tile", "kg_merge"}
+    for name, use in found.items():
+        assert use.spills == 0 and use.stack == 0, f"{name} of {case} spills: {use}"
+        assert use.registers <= REGISTERS, f"{name} of {case} takes {use.registers} registers"
+
+
 def plan(case: str, dtype: str) -> Plan:
     outputs = CASES.get(case)
     symmetric = outputs is None

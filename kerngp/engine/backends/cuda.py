@@ -11,6 +11,7 @@ import array
 import ctypes
 import functools
 import math
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from ..cache import cached_compile
 from ..cuda_planner import Gpu
 from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, shapes_of
-from ..planner import Prepared, normal, passes, prepare
+from ..planner import Prepared, expandable, normal, passes, prepare
+from ..render.cuda_mma import form_of
 from . import nvrtc, reference
 from .cuda_host import run_in_pieces
 from .cuda_layout import cuda_layout
@@ -38,6 +40,9 @@ OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where t
 FEW_ROWS = 256  # up to here, each thread takes one row
 HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
 SLICE = 8  # components of a long value that is selected from, or in a logsumexp, in one launch
+SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
+TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
+NORM_LIMIT = 128.0  # largest squared distance from the centre, in units of the exponent, that they take
 UNROLL = 16  # longer values have generated code for sums only
 PACK_THREADS = 128
 
@@ -210,6 +215,7 @@ class Kernels:
     pack: Callable[..., None]
     tile: Callable[..., None]
     merge: Callable[..., None]
+    split: Callable[..., None] | None
 
 
 @functools.lru_cache(maxsize=512)
@@ -220,8 +226,9 @@ def kernels(plan: Plan, device: Device) -> Kernels:
     image = device.compile(render(plan))
     with _LOCK, _active(device.ordinal):
         module = _immortal(driver().module_from_buffer(image))
-        found = [_immortal(module.get_function(f"kg_{n}"))._launch_kernel for n in ("pack", "tile", "merge")]
-    return Kernels(*found)
+        names = ("pack", "tile", "merge", *(("split",) if plan.schedule.tensor else ()))
+        found = [_immortal(module.get_function(f"kg_{n}"))._launch_kernel for n in names]
+    return Kernels(found[0], found[1], found[2], found[3] if plan.schedule.tensor else None)
 
 
 _SIDE = threading.local()
@@ -282,7 +289,7 @@ def _pass(
     options: Options,
 ) -> list[tuple[Tensor, ...]]:
     """One launch for all outputs of a group; else one for each; else the definition."""
-    found = _generated(tuple([outputs[k] for k in group]), args, g, device)
+    found = _generated(tuple([outputs[k] for k in group]), args, g, device, options.precision)
     if found is not None:
         return found
     first, *others = group
@@ -303,7 +310,7 @@ def _planned(
     """The plan of a launch, or None if there is no generated code for it."""
     if any(o.axis != "j" and o.reduction.code != "sum" for o in outputs):
         return None
-    ready = prepare(outputs, count, dtype, gpu, False, symmetric)
+    ready = prepare(outputs, count, dtype, gpu, gpu.tensor, symmetric)
     if ready is None:
         return None
     wide = ready.plan.schedule.wide
@@ -313,7 +320,7 @@ def _planned(
 
 
 def _generated(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device, precision: str
 ) -> list[tuple[Tensor, ...]] | None:
     form, exchanged = normal(outputs)
     if exchanged:
@@ -321,14 +328,43 @@ def _generated(
     dtype = "float64" if g.dtype == torch.float64 else "float32"
     gpu = Gpu(device.arch, g.M <= FEW_ROWS)
     half = halved(form, args, g, HALVE_ABOVE)
-    if half is not None:
+    if half is not None and max(v.dim for v in variables(*(f.expr for f in form))) <= SHORT:
         both = (*args, *(args[k] for k in half.copies))
         ready = _planned(half.outputs, len(both), dtype, gpu, True)
         if ready is not None:
             results = _execute(ready, half.outputs, both, g, device)
             return [(joined(half, results, args, outputs[0].expr.dim, g),)]
     ready = _planned(form, len(args), dtype, gpu, False)
-    return None if ready is None else _execute(ready, form, args, g, device)
+    if ready is None:
+        return None
+    if precision != "exact" and dtype == "float32" and g.M * g.N * math.prod(g.batch) >= TENSOR_ABOVE:
+        fast = _planned(form, len(args), dtype, Gpu(device.arch, False, True), False)
+        if fast is not None:
+            return _guarded(fast, ready, form, args, g, device)
+    return _execute(ready, form, args, g, device)
+
+
+def _guarded(
+    fast: Prepared,
+    exact: Prepared,
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    g: Geometry,
+    device: Device,
+) -> list[tuple[Tensor, ...]]:
+    """Tensor cores, and differences where norms about the centre are too large for them.
+
+    Both are launched and one returns at once, told by a word on the device: the host does not wait.
+    """
+    (distance,) = expandable(outputs, 0)
+    u, v = distance.args[0].args[0].args
+    centre = side(v if "j" in v.axes else u, args, g).mean(-2)
+    limit = NORM_LIMIT / max(1.0, abs(form_of(fast.plan).scale))
+    word = torch.zeros(1, dtype=torch.int32, device=g.device)
+    check = (word.data_ptr(), struct.unpack("i", struct.pack("f", limit))[0])
+    arrays: list[list[Tensor]] = []
+    _execute(fast, outputs, (*args, centre), g, device, arrays, check)
+    return _execute(exact, outputs, args, g, device, arrays, check)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -350,12 +386,24 @@ def _flat(a: Tensor, axis: str, batch: tuple[int, ...]) -> Tensor:
 
 
 def _execute(
-    ready: Prepared, outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device
+    ready: Prepared,
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    g: Geometry,
+    device: Device,
+    arrays: list[list[Tensor]] | None = None,
+    check: tuple[int, int] = (0, 0),
 ) -> list[tuple[Tensor, ...]]:
-    """Allocate, fill in the addresses, launch."""
+    """Allocate, fill in the addresses, launch.
+
+    ``arrays`` take the results, and are made if the list is empty; ``check`` is the address of the largest
+    norm and the bits of its limit, for plans of which one of two forms runs.
+    """
     plan, whole, args_given = ready.plan, g, args
     if g.batch:
         axes = _axes(outputs, len(args))
+        if plan.schedule.tensor:
+            axes = (*axes[:-1], "p")  # the centre
         args = tuple([_flat(a, axis, g.batch) for a, axis in zip(args, axes, strict=True)])
         g = replace(g, batch=(math.prod(g.batch),))
     code = kernels(plan, device)
@@ -373,12 +421,17 @@ def _execute(
     base = work.data_ptr()
     for slot, offset in lay.regions:
         numbers[slot] = base + offset
-    arrays = [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in outs] for outs in lay.outputs]
+    numbers[lay.guard], numbers[lay.guard + 1] = check
+    arrays = [] if arrays is None else arrays
+    if not arrays:
+        arrays += [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in o] for o in lay.outputs]
     for own, outs in zip(arrays, lay.outputs, strict=True):
         for a, (slot, _, _) in zip(own, outs, strict=True):
             numbers[slot] = a.data_ptr()
     pack, tile, merge = lay.grids
     calls = [(code.tile, tile, lay.threads, lay.shared)]
+    if code.split is not None:
+        calls.insert(0, (code.split, lay.split_grid, PACK_THREADS, 0))
     if pack:
         calls.insert(0, (code.pack, pack, PACK_THREADS, 0))
     if merge:

@@ -17,6 +17,7 @@ from ..cuda_planner import CudaSchedule
 from ..expr import variables
 from ..plan import Geometry, Plan, Shape
 from ..render.cuda_context import CudaContext
+from ..render.cuda_mma import form_of, fragments
 from ..render.cuda_tile import PACK_THREADS, Records, slab_ranges, slabbed
 
 ALIGN = 256  # bytes between regions of the workspace
@@ -31,7 +32,7 @@ class CudaLayout:
 
     numbers : the context, addresses zero.
     bind : (slot, argument) of each array read.
-    signal : slot of the signal's address.
+    signal, guard : slots of the signal's address, and of the largest norm's, which its limit follows.
     outputs : for each task, (slot, shape, dtype) of each result.
     work : bytes of the workspace; ``regions`` are (slot, offset) of what lies in it.
     grids : blocks of the kernels pack, tile and merge; 0 for none.
@@ -41,6 +42,7 @@ class CudaLayout:
     numbers: bytes
     bind: tuple[tuple[int, int], ...]
     signal: int
+    guard: int
     outputs: tuple[tuple[tuple[int, tuple[int, ...], torch.dtype], ...], ...]
     work: int
     regions: tuple[tuple[int, int], ...]
@@ -48,6 +50,7 @@ class CudaLayout:
     threads: int
     shared: int
     splits: int
+    split_grid: int  # blocks of the kernel that lays out fragments
 
 
 @functools.lru_cache(maxsize=1024)
@@ -120,6 +123,13 @@ def cuda_layout(
 
     for axis in "ijp":
         take(context.slot(f"records_{axis}"), batches * padded[axis] * records.width[axis] * real)
+    split_grid = 0
+    if s.tensor:
+        parts = fragments(form_of(plan).U.dim)
+        lanes = [batches * padded["i"] // 16 * parts * 32, batches * padded["j"] // 8 * parts * 32]
+        take(context.slot("fragments_i"), lanes[0] * 16)
+        take(context.slot("fragments_j"), lanes[1] * 8)
+        split_grid = -(-sum(lanes) // PACK_THREADS)
     outputs = []
     merged = splits > 1
     for k, (task, sign) in enumerate(zip(plan.tasks, signs, strict=True)):
@@ -159,6 +169,7 @@ def cuda_layout(
         numbers.tobytes(),
         tuple(bind),
         context.slot("signal"),
+        context.slot("guard"),
         tuple(outputs),
         max(size, ALIGN),
         tuple(regions),
@@ -166,6 +177,7 @@ def cuda_layout(
         s.threads,
         shared,
         splits,
+        split_grid,
     )
 
 

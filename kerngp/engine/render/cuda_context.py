@@ -28,6 +28,10 @@ HEADER = (
     "signal_inner",
     "signal_batch",  # columns of the signal, its address, strides
     "kept",  # k of k-min
+    "fragments_i",
+    "fragments_j",  # for tensor cores: addresses
+    "guard",
+    "limit",  # address of the largest norm, 0 if nobody looks; bits of the largest that tensor cores take
 )
 PER_ARG = ("address", "row", "inner", "batch")  # strides in elements
 PER_TASK = ("out_a", "out_b", "part_a", "part_b", "sign")  # results; states of the parts of j; 1 or -1

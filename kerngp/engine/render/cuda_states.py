@@ -98,10 +98,19 @@ class SumState(State):
     def step(self, columns: list[Column]) -> None:
         for c in columns:
             for d, total in enumerate(self.sums):
-                if c.exists is None and c.at is None:
-                    total.set(c.low.accumulate(self.task.core, d, total.get()))
-                else:
-                    total.set(self.e.add(self.value(c, d, 0.0), total.get()))
+                total.set(self._plus(c, d, total.get()))
+
+    def _plus(self, c: Column, d: int, total: Block) -> Block:
+        """total + component d of the core, fused where the core is a product."""
+        core, e = self.task.core, self.e
+        if c.exists is not None:
+            return e.add(self.value(c, d, 0.0), total)
+        if c.at is None:
+            return c.low.accumulate(core, d, total)
+        if core.op != "mul":
+            return e.add(self.value(c, d, 0.0), total)
+        x, y = (e.column(c.low.component(a, d), c.at) for a in core.args)
+        return e.fma(x, y, total)
 
     def flush(self) -> None:
         for total in self.sums:
@@ -369,7 +378,7 @@ class MinState(State):
         best = self.registers(float("inf"))
         start = [e.let("int", i) for i in self.i[d]]
         with e.loop(0, group, unroll=1) as n:
-            at = [e.let("int", f"{s} < 0 ? 0 : min({s} + {n}, j_end - 1)") for s in start]
+            at = [e.let("int", f"{s} < 0 ? 0 : min({self.kernel.column_of(s, n)}, j_end - 1)") for s in start]
             f = self.kernel.at_columns(at).component(self.task.core, d)
             f = e.expand(f, (self.rows, 1))
             for i, b, s, a, x in zip(self.i[d], best, start, at, f, strict=True):

@@ -41,10 +41,28 @@ def render(plan: Plan) -> str:
         "\n".join(f"#define KG_{n} {context.slot(n)}" for n in HEADER),
         "#define KG(name) c.v[KG_##name]",
         Pack(plan).text(),
+        *_split(plan),
         kernel_of(plan).text(),
         merge_text(plan),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _split(plan: Plan) -> list[str]:
+    if not plan.schedule.tensor:
+        return []
+    from .cuda_mma import split_text
+
+    return [split_text(plan)]
+
+
+def guard(inside: bool) -> str:
+    """Return unless the largest norm is (not) within the limit; without a word to look at, go on.
+
+    Two forms of one plan may be launched, of which one returns: nobody has to wait for the device.
+    """
+    within = "(*(const unsigned *)KG(guard) <= (unsigned)KG(limit))"
+    return f"if (KG(guard) && {within} != {str(inside).lower()}) return;"
 
 
 def head(name: str, threads: int, blocks: int = 1) -> str:
@@ -99,6 +117,8 @@ class Pack:
             "p": "1",
         }
         with e.braces(head("kg_pack", PACK_THREADS)):
+            if not self.plan.schedule.tensor:
+                e.put(guard(False))
             e.put(f"long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
             for axis in "ijp":
                 if not self.records.fields[axis]:
@@ -130,13 +150,25 @@ class Pack:
 
         low = Lowering(e, leaf, lambda axes: (1, 1))
         out = f"(({real} *)KG(records_{axis}))"
+        norms = self._norms()
         for f, offset in zip(self.records.fields[axis], self.records.offsets[axis], strict=True):
 
-            def store(d: Component, value: Block, offset: int = offset) -> None:
+            def store(d: Component, value: Block, offset: int = offset, norm: bool = f in norms) -> None:
                 at = e.index_add(d.value if isinstance(d, Index) else d, offset)
                 e.put(f"{out}[{self.records.place(axis, 'batch', 'row', at)}] = {value.cell};")
+                if norm:
+                    e.put(f"kg_raise((unsigned *)KG(guard), (unsigned)__float_as_int({value.cell}));")
 
             low.each(f, store)
+
+    def _norms(self) -> set[Expr]:
+        """Fields whose largest value decides whether tensor cores may be used."""
+        if not self.plan.schedule.tensor:
+            return set()
+        from .cuda_mma import form_of
+
+        form, fields = form_of(self.plan), self.records.fields
+        return {fields["i"][form.a.attr[0]], fields["j"][form.b.attr[0]]}
 
 
 class TileKernel:
@@ -168,6 +200,10 @@ class TileKernel:
     def signal(self, c: Column, q: int) -> str:
         """Value of column slab0 + q of the signal at a column j."""
         raise NotImplementedError
+
+    def column_of(self, start: str, n: str) -> str:
+        """Number of the n-th column of a group, of which ``start`` is the first."""
+        return f"{start} + {n}"
 
     def row_lowering(self) -> Lowering:
         """Formulas that depend on the rows alone."""
@@ -214,6 +250,7 @@ class TileKernel:
         e, s = self.e, self.s
         with e.braces(head("kg_tile", s.threads, s.blocks)):
             e.put("KG_SHARED; (void)kg_shared;")
+            e.put(guard(s.tensor))
             e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")
             for name in ("slot", "slab", "split"):
@@ -478,13 +515,17 @@ class Wide(TileKernel):
     def signal(self, c: Column, q: int) -> str:
         e = self.e
         at = f"batch * KG(signal_batch) + {c.number} * KG(signal_row) + (slab0 + {q}) * KG(signal_inner)"
-        there = f"{c.exists} && slab0 + {q} < KG(E)"
+        there = f"slab0 + {q} < KG(E)" + (f" && {c.exists}" if c.exists else "")
         return e.let(e.real, f"{there} ? ((const {e.real} *)KG(signal))[{at}] : 0")
 
 
 def kernel_of(plan: Plan) -> TileKernel:
     s = plan.schedule
     assert isinstance(s, CudaSchedule)
+    if s.tensor:
+        from .cuda_mma import Tensor
+
+        return Tensor(plan)
     return Wide(plan) if s.wide else Narrow(plan)
 
 
@@ -506,6 +547,7 @@ def merge_text(plan: Plan) -> str:
     kernel = kernel_of(plan)
     e = kernel.e
     with e.braces(head("kg_merge", PACK_THREADS)):
+        e.put(guard(plan.schedule.tensor))
         e.put(f"long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
         e.put("const long long rows = KG(batches) * KG(M);")
         with e.braces("if (t < rows)"):

@@ -15,7 +15,37 @@ KG_DEVICE void kg_copy16(void *to, const void *from) {
 }
 KG_DEVICE void kg_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> KG_DEVICE void kg_copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+// d += a b: 16 x 16 by 16 x 8, float16 into float32, spread over a warp as the PTX manual says
+KG_DEVICE void kg_mma(float *d, uint4 a, uint2 b) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+KG_DEVICE unsigned kg_halves(float low, float high) {
+  unsigned r; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low)); return r;
+}
+KG_DEVICE float kg_half(float x) {  // rounded to float16
+  float r; asm("{.reg .f16 h; cvt.rn.f16.f32 h,%1; cvt.f32.f16 %0,h;}" : "=f"(r) : "f"(x)); return r;
+}
+KG_DEVICE void kg_raise(unsigned *word, unsigned x) { if (x > *(volatile unsigned *)word) atomicMax(word, x); }
 #endif
+// x in float16: the n-th of the numbers that add up to it
+KG_DEVICE float kg_part(float x, int n) {
+  for (; n > 0; n--) x -= kg_half(x);
+  return x;
+}
+// 2^x by multiply-adds alone, for x of modest size; the fit of the CPU's lowering rules
+KG_DEVICE float kg_exp2_fma(float x) {
+  x = fmaxf(x, -126.0f);
+  float t = x + 12582912.0f, f = x - (t - 12582912.0f), p = 0.00015239657659549266f;
+  p = fmaf(p, f, 0.0013391353422775865f);
+  p = fmaf(p, f, 0.00961883831769228f);
+  p = fmaf(p, f, 0.055503588169813156f);
+  p = fmaf(p, f, 0.24022644758224487f);
+  p = fmaf(p, f, 0.6931471824645996f);
+  p = fmaf(p, f, 1.0f);
+  return __int_as_float(__float_as_int(p) + (__float_as_int(t) << 23));
+}
 KG_DEVICE double kg_sqrt(double x) { return sqrt(x); }
 KG_DEVICE double kg_rcp(double x) { return 1.0 / x; }
 KG_DEVICE double kg_rsqrt_raw(double x) { return rsqrt(x); }

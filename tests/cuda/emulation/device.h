@@ -49,6 +49,14 @@ static inline int __float_as_int(float f) { int i; memcpy(&i, &f, 4); return i; 
 static inline double __longlong_as_double(long long i) { double f; memcpy(&f, &i, 8); return f; }
 static inline long long __double_as_longlong(double f) { long long i; memcpy(&i, &f, 8); return i; }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
+static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
+static inline void kg_mma(float *d, uint4 a, uint2 b) { kg_mma_16816(d, &a.x, &b.x, d); }
+static inline float kg_half(float x) { return (float)(_Float16)x; }
+static inline unsigned kg_halves(float low, float high) {
+  _Float16 h[2] = {(_Float16)low, (_Float16)high}; unsigned r; memcpy(&r, h, 4); return r;
+}
+static inline void kg_raise(unsigned *word, unsigned x) { if (x > *word) *word = x; }
 static inline float kg_exp2(float x) { return exp2f(x); }
 static inline float kg_sqrt(float x) { return sqrtf(x); }
 static inline float kg_rcp(float x) { return 1.0f / x; }
