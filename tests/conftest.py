@@ -85,5 +85,6 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
 
     for backend in (cpu, cuda):
         monkeypatch.setattr(backend, "_execute", counted(backend._execute))
+    monkeypatch.setattr(cuda, "_follow", counted(cuda._follow))
     monkeypatch.setattr(reference, "run", counted_run)
     return counter

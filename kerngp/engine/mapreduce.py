@@ -108,7 +108,8 @@ def launch(
     options: _options.Options,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
-    g = measure(outputs, shapes_of(args), sizes)
+    shapes = shapes_of(args)
+    g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)
     if backend == "cpu":
@@ -118,7 +119,7 @@ def launch(
     if backend == "cuda":
         from .backends import cuda
 
-        return cuda.run(outputs, args, g, options)
+        return cuda.run(outputs, args, g, options, shapes)
     from .backends import reference
 
     return reference.run(outputs, args, g, options.memory_limit)

@@ -23,6 +23,7 @@ def mock(monkeypatch: pytest.MonkeyPatch) -> cuda.Device:
 
     device = emulator.device()
     monkeypatch.setattr(cuda, "device_of", lambda place: device)
+    cuda._recipe.cache_clear()  # tests move the limits it looked at
     return device
 
 
