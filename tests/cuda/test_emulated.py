@@ -17,7 +17,7 @@ import pytest
 import torch
 from comparison import EPS, arguments, assert_close, assert_matches_reference, exact
 
-from kerngp.engine import ops
+from kerngp.engine import cuda_choice, ops
 from kerngp.engine.backends import cuda
 from kerngp.engine.expr import Expr, Vi, Vj
 from kerngp.engine.mapreduce import map_reduce, map_reduce_many
@@ -120,10 +120,10 @@ def test_sums_over_both_axes_in_one_launch(M: int, N: int, dtype: torch.dtype, b
 def test_symmetric_sums_visit_each_pair_once(
     n: int, batch: tuple[int, ...], dtype: torch.dtype, big_device, monkeypatch
 ) -> None:
-    monkeypatch.setattr(cuda, "HALVE_ABOVE", 1)
+    monkeypatch.setattr(cuda_choice, "HALVE_ABOVE", 1)
     planned = []
-    plan = cuda._planned
-    monkeypatch.setattr(cuda, "_planned", lambda *a: planned.append(a[-1]) or plan(*a))
+    plan = cuda_choice.planned
+    monkeypatch.setattr(cuda_choice, "planned", lambda *a: planned.append(a[-1]) or plan(*a))
     f = gaussian() * Vj(2, 1)
     x = torch.rand(*batch, n, 3, dtype=dtype)
     args = (x, x, torch.randn(*batch, n, 1, dtype=dtype))
@@ -132,7 +132,7 @@ def test_symmetric_sums_visit_each_pair_once(
 
 
 def test_long_vectors_have_no_symmetric_kernel(mock, monkeypatch) -> None:
-    monkeypatch.setattr(cuda, "HALVE_ABOVE", 1)
+    monkeypatch.setattr(cuda_choice, "HALVE_ABOVE", 1)
     x = torch.rand(70, 40)
     assert_matches_reference(gaussian(40) * Vj(2, 1), SUM, (x, x, torch.randn(70, 1)), options=CUDA, tol=256)
 

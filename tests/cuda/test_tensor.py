@@ -8,7 +8,7 @@ import pytest
 import torch
 from comparison import arguments, assert_matches_reference
 
-from kerngp.engine import ops
+from kerngp.engine import cuda_choice, ops
 from kerngp.engine.backends import cuda
 from kerngp.engine.cuda_planner import Gpu
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
@@ -31,7 +31,7 @@ def gaussian(D: int) -> Expr:
 
 @pytest.fixture(autouse=True)
 def _small_calls_too(mock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "TENSOR_ABOVE", 1)
+    monkeypatch.setattr(cuda_choice, "TENSOR_ABOVE", 1)
 
 
 @pytest.fixture

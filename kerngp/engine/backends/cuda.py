@@ -22,11 +22,11 @@ import torch
 
 from ...errors import BackendUnavailable
 from ...options import Options
+from .. import cuda_choice
 from ..cache import cached_compile
-from ..cuda_planner import Gpu
 from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, Shape, shapes_of
-from ..planner import Prepared, expandable, normal, passes, prepare
+from ..planner import Prepared, expandable, normal, passes
 from ..render.cuda_mma import form_of
 from . import nvrtc, reference
 from .cuda_host import run_in_pieces
@@ -38,13 +38,8 @@ name = "cuda"
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
-FEW_ROWS = 256  # up to here, each thread takes one row
-HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
 SLICE = 8  # components of a long value that is selected from, or in a logsumexp, in one launch
-SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
-TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
 NORM_LIMIT = 128.0  # largest squared distance from the centre, in units of the exponent, that they take
-UNROLL = 16  # longer values have generated code for sums only
 PACK_THREADS = 128
 
 
@@ -306,14 +301,14 @@ def _recipe(
     plain = (
         len(outputs) == 1 and outputs[0].axis == "j" and not g.batch and g.device.type == device.place.type
     )
-    if not plain or (g.M == g.N and g.M >= HALVE_ABOVE):
+    if not plain or (g.M == g.N and g.M >= cuda_choice.HALVE_ABOVE):
         return None
     o = outputs[0]
-    dtype = "float64" if g.dtype == torch.float64 else "float32"
-    if precision != "exact" and dtype == "float32" and g.M * g.N >= TENSOR_ABOVE:
+    choice = cuda_choice.choose_cuda(outputs, len(shapes), g.M, g.N, 1, _name(g), precision, device.arch)
+    if choice is None or choice.aside is not None:
         return None
-    ready = _planned(outputs, len(shapes), dtype, Gpu(device.arch, g.M <= FEW_ROWS), False)
-    if ready is None or ready.signal is not None or ready.posts != (None,):
+    ready = choice.ready
+    if ready.signal is not None or ready.posts != (None,):
         return None
     sign = -1 if o.reduction.negated else 1
     lay = cuda_layout(ready.plan, g, shapes, None, o.reduction.k, (sign,), device.multiprocessors)
@@ -375,45 +370,28 @@ def _pass(
     return reference.run((o,), args, g, options.memory_limit)
 
 
-@functools.lru_cache(maxsize=4096)
-def _planned(
-    outputs: tuple[Output, ...], count: int, dtype: str, gpu: Gpu, symmetric: bool
-) -> Prepared | None:
-    """The plan of a launch, or None if there is no generated code for it."""
-    if any(o.axis != "j" and o.reduction.code != "sum" for o in outputs):
-        return None
-    ready = prepare(outputs, count, dtype, gpu, gpu.tensor, symmetric)
-    if ready is None:
-        return None
-    wide = ready.plan.schedule.wide
-    if any((t.code != "sum" and t.core.dim > UNROLL) or (wide and not t.by_row) for t in ready.plan.tasks):
-        return None
-    return ready
-
-
 def _generated(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device, precision: str
 ) -> list[tuple[Tensor, ...]] | None:
     form, exchanged = normal(outputs)
     if exchanged:
         g = replace(g, M=g.N, N=g.M)
-    dtype = "float64" if g.dtype == torch.float64 else "float32"
-    gpu = Gpu(device.arch, g.M <= FEW_ROWS)
-    half = halved(form, args, g, HALVE_ABOVE)
-    if half is not None and max(v.dim for v in variables(*(f.expr for f in form))) <= SHORT:
-        both = (*args, *(args[k] for k in half.copies))
-        ready = _planned(half.outputs, len(both), dtype, gpu, True)
-        if ready is not None:
-            results = _execute(ready, half.outputs, both, g, device)
-            return [(joined(half, results, args, outputs[0].expr.dim, g),)]
-    ready = _planned(form, len(args), dtype, gpu, False)
-    if ready is None:
+    half = halved(form, args, g, cuda_choice.HALVE_ABOVE)
+    sizes = (len(args), g.M, g.N, math.prod(g.batch))
+    choice = cuda_choice.choose_cuda(form, *sizes, _name(g), precision, device.arch, half)
+    if choice is None:
         return None
-    if precision != "exact" and dtype == "float32" and g.M * g.N * math.prod(g.batch) >= TENSOR_ABOVE:
-        fast = _planned(form, len(args), dtype, Gpu(device.arch, False, True), False)
-        if fast is not None:
-            return _guarded(fast, ready, form, args, g, device)
-    return _execute(ready, form, args, g, device)
+    if choice.half is not None:
+        both = (*args, *(args[k] for k in choice.half.copies))
+        results = _execute(choice.ready, choice.half.outputs, both, g, device)
+        return [(joined(choice.half, results, args, outputs[0].expr.dim, g),)]
+    if choice.aside is not None:
+        return _guarded(choice.ready, choice.aside, form, args, g, device)
+    return _execute(choice.ready, form, args, g, device)
+
+
+def _name(g: Geometry) -> str:
+    return "float64" if g.dtype == torch.float64 else "float32"
 
 
 def _guarded(

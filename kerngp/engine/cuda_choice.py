@@ -1,0 +1,124 @@
+"""Which CUDA kernel serves a call: pure, from formulas and sizes, with the reason for it.
+
+tile      every formula; differences, exact in every precision
+tile-sym  K(x, x) b of a symmetric formula: each unordered pair is visited once
+mma       squared distances on tensor cores, with tile at its side for data they do not take
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from .cuda_planner import Gpu
+from .expr import variables
+from .plan import Output, Plan
+from .planner import Prepared, prepare
+from .symmetry import Halved
+
+FEW_ROWS = 256  # up to here, each thread takes one row
+HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
+SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
+TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
+UNROLL = 16  # longer values have generated code for sums only
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A launch, or two of which one returns at once.
+
+    ``aside`` is the plan launched beside ``ready``, for data it does not take; ``half`` the symmetric sum.
+    """
+
+    form: str
+    ready: Prepared
+    why: str
+    aside: Prepared | None = None
+    half: Halved | None = None
+
+    def explain(self) -> str:
+        """The kernel, the reason, and how it walks the pairs."""
+        lines = [f"{self.form}: {self.why}", *_describe(self.ready.plan)]
+        if self.aside is not None:
+            lines += ["beside it, for data far from their centre:", *_describe(self.aside.plan)]
+        return "\n".join(lines)
+
+
+def _describe(plan: Plan) -> list[str]:
+    s = plan.schedule
+    walk = (
+        f"{s.lanes} lanes share rows, {s.columns} columns each at a time"
+        if s.wide
+        else f"{s.block_j} columns staged in shared memory, {max(s.group, s.gather)} evaluated together"
+    )
+    tasks = [
+        f"  {t.code} over {'j' if t.by_row else 'i'} of {t.core}" + (f", times {t.post}" if t.post else "")
+        for t in plan.tasks
+    ]
+    return [
+        *tasks,
+        f"  {plan.dtype}, {s.threads} threads of {s.rows} rows; {walk}",
+        f"  fields of i: {', '.join(map(str, plan.fields_i)) or 'none'}",
+        f"  fields of j: {', '.join(map(str, plan.fields_j)) or 'none'}",
+    ]
+
+
+def choose_cuda(
+    outputs: tuple[Output, ...],
+    args: int,
+    M: int,
+    N: int,
+    batches: int,
+    dtype: str,
+    precision: str,
+    arch: str,
+    half: Halved | None = None,
+) -> Choice | None:
+    """The kernel for outputs over j (or beside them sums over i); None if none is generated.
+
+    Parameters
+    ----------
+    outputs : tuple of Output
+    args : int
+        Number of arguments.
+    M, N, batches : int
+    dtype : {"float32", "float64"}
+    precision : {"exact", "default", "tf32"}
+    arch : str
+        As ``sm_90``.
+    half : Halved, optional
+        The two halves of the sum, where i and j are the same points and the formula is symmetric.
+    """
+    gpu = Gpu(arch, M <= FEW_ROWS)
+    if half is not None and max(v.dim for v in variables(*(o.expr for o in outputs))) <= SHORT:
+        ready = planned(half.outputs, args + len(half.copies), dtype, gpu, True)
+        if ready is not None:
+            why = f"the formula is symmetric, i and j are the same {M} points, vectors of at most {SHORT}"
+            return Choice("tile-sym", ready, why, half=half)
+    ready = planned(outputs, args, dtype, gpu, False)
+    if ready is None:
+        return None
+    if precision == "exact":
+        return Choice("tile", ready, "precision='exact' asks for differences")
+    if dtype == "float64":
+        return Choice("tile", ready, "float64")
+    if M * N * batches < TENSOR_ABOVE:
+        return Choice("tile", ready, f"{M * N * batches} pairs do not pay for a second launch")
+    fast = planned(outputs, args, dtype, Gpu(arch, False, True), False)
+    if fast is None:
+        return Choice("tile", ready, "the formula is not a smooth function of one squared distance")
+    return Choice("mma", fast, "a function of one squared distance, many pairs, float32", aside=ready)
+
+
+@functools.lru_cache(maxsize=4096)
+def planned(outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool) -> Prepared | None:
+    """The plan of a launch, or None if there is no generated code for it."""
+    if any(o.axis != "j" and o.reduction.code != "sum" for o in outputs):
+        return None
+    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric)
+    if ready is None:
+        return None
+    wide = ready.plan.schedule.wide
+    if any((t.code != "sum" and t.core.dim > UNROLL) or (wide and not t.by_row) for t in ready.plan.tasks):
+        return None
+    return ready
