@@ -23,9 +23,8 @@ def test_doctor_reports_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     text, healthy = report()
     assert healthy, text
     lines = {line[5:24].strip(): line for line in text.splitlines()}
-    assert list(lines) == [
-        "python", "torch", "cpu backend", "cache of binaries", "GPU", "NVRTC", "PyCUDA and driver", "cuda backend",
-    ]  # fmt: skip
+    parts = "python,torch,cpu backend,cache of binaries,GPU,NVRTC,PyCUDA and driver,cuda backend"
+    assert list(lines) == parts.split(",")
     assert lines["cpu backend"].startswith("ok") and "vectors of" in lines["cpu backend"]
     if not torch.cuda.is_available():
         assert lines["GPU"].startswith("none") and "formulas run on the CPU" in lines["GPU"]
@@ -110,6 +109,7 @@ def test_nvcc_serves_where_nvrtc_is_missing(mock, no_nvrtc, monkeypatch, tmp_pat
     )
     script.chmod(script.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "cache").mkdir()
     monkeypatch.setenv("PYCUDA_CACHE_DIR", str(tmp_path / "cache"))
     command = cuda.compile_source("// nothing", "sm_90").decode()
     assert "--cubin" in command and "-arch sm_90" in command.replace("-arch=", "-arch ")
@@ -121,7 +121,6 @@ def test_the_real_nvcc_compiles_generated_code(mock, no_nvrtc, monkeypatch, tmp_
     import test_machine_code
 
     monkeypatch.setenv("PYCUDA_CACHE_DIR", str(tmp_path))
-    image = cuda.compile_source(
-        test_machine_code.render(test_machine_code.plan("gaussian 3", "float32")), "sm_90"
-    )
+    source = test_machine_code.render(test_machine_code.plan("gaussian 3", "float32"))
+    image = cuda.compile_source(source, "sm_90")
     assert image.startswith(b"\x7fELF") and b"kg_tile" in image
