@@ -147,9 +147,12 @@ def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
 def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]]) -> CudaSchedule:
     """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
     long = max(f.dim for f in fields["i"]) > 14
-    slab = any(t.signal or t.core.dim > 1 for t in tasks)
-    rows, columns = (8, 8) if long and not slab else (4, 4) if slab else (4, 8)
-    return CudaSchedule(True, 128, rows, 4, columns, 16, columns, 1, 8, blocks=2 if long else 4, tensor=True)
+    signal = any(t.signal for t in tasks)
+    many = signal or any(t.core.dim > 1 for t in tasks)
+    rows, columns = (4, 4) if many else (8, 8) if long else (4, 8)
+    blocks = 2 if long or many else 4
+    slab = 32 if signal else 8
+    return CudaSchedule(True, 128, rows, 4, columns, 16, columns, 1, slab, blocks=blocks, tensor=True)
 
 
 __all__ = ["CudaSchedule", "Gpu"]

@@ -123,7 +123,7 @@ def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
     form = tensor_form([t.core for t in tasks])
     if form is None or not all(t.by_row for t in tasks):
         return False
-    short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 and not t.signal for t in tasks)
+    short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
 
 

@@ -27,7 +27,7 @@ TABLE = [
     (gaussian(3), SUM, LARGE, "float32", "exact", "tile", "exact"),
     (gaussian(3), SUM, LARGE, "float64", "default", "tile", "float64"),
     (gaussian(3), SUM, (100, 100), "float32", "default", "tile", "pairs do not pay"),
-    (gaussian(3, 8), SUM, LARGE, "float32", "default", "tile", "smooth"),
+    (gaussian(3, 8), SUM, LARGE, "float32", "default", "mma", "many pairs"),
     (gaussian(100, 8), SUM, LARGE, "float32", "default", "mma", "many pairs"),
     (-q(3), LOGSUMEXP, LARGE, "float32", "default", "mma", "many pairs"),
     (q(3), ARGMIN, LARGE, "float32", "default", "tile", "smooth"),

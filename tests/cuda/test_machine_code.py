@@ -80,6 +80,7 @@ TENSOR = {
     "gaussian 3": one(gaussian(3) * Vj(2, 1)),
     "gaussian 10": one(gaussian(10) * Vj(2, 1)),
     "gaussian 100": one(gaussian(100) * Vj(2, 1)),
+    "columns 3": one(gaussian(3) * Vj(2, 64)),
     "columns 100": one(gaussian(100) * Vj(2, 64)),
     "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
     "logsumexp 3": one(-q(3), LOGSUMEXP),

@@ -86,6 +86,17 @@ def test_selections_of_long_vectors(r, guarded) -> None:
     assert guarded
 
 
+@pytest.mark.parametrize(("M", "N"), SIZES)
+@pytest.mark.parametrize("E", [2, 8, 31, 33, 70])
+@pytest.mark.parametrize("D", [3, 10])
+def test_columns_as_a_second_product(D: int, E: int, M: int, N: int, guarded) -> None:
+    f = gaussian(D) * Vj(2, E) * Vi(3, 1)
+    args = list(arguments(f, M, N, torch.float32, scale=D**-0.5))
+    args[2] = args[2] * 10.0 ** torch.linspace(-20, 20, E)  # any range of float32
+    assert_matches_reference(f, SUM, args, options=CUDA, tol=256)
+    assert guarded
+
+
 @pytest.mark.parametrize("E", [3, 20])
 def test_columns_and_long_results(E: int, guarded) -> None:
     f = gaussian(30) * Vj(2, E)

@@ -17,7 +17,7 @@ from ..expr import Expr
 from ..plan import Plan
 from ..tensor_form import TensorForm, tensor_form
 from .block import Block
-from .cuda_states import Column
+from .cuda_states import Column, ColumnsState
 from .cuda_tile import PACK_THREADS, Wide, guard, head
 from .lowering import Component, Lowering
 
@@ -179,6 +179,93 @@ class Tensor(Wide):
 
     def _at(self, axis: str, v: Expr, d: str) -> Any:
         return self.e.index_add(d, self.records.offsets[axis][v.attr[0]])
+
+
+class Products(ColumnsState):
+    """Sums of many columns as a second product on tensor cores, in tf32: kernel values times the signal.
+
+    Both are split into two words of tf32, which has the range of float32. A lane holds two columns of each
+    group of eight, for all rows of its group of lanes. The order of k within a product is free: a lane's own
+    columns 2 q and 2 q + 1 of the first product are k = q and q + 4 of the second.
+    """
+
+    every_lane = True
+
+    def declare(self) -> None:
+        e, kernel = self.e, self.kernel
+        assert isinstance(kernel, Tensor)
+        self.tensor = kernel
+        self.groups = kernel.slab // 8
+        self.names = [[e.name("o") for _ in range(self.groups)] for _ in range(kernel.tiles)]
+        for o in self._all():
+            e.put(
+                f"float {o}[4] = {{0, 0, 0, 0}}, {o}_high[4] = {{0, 0, 0, 0}}, {o}_low[4] = {{0, 0, 0, 0}};"
+            )
+
+    def _all(self) -> list[str]:
+        return [name for row in self.names for name in row]
+
+    def step(self, columns: list[Column]) -> None:
+        kernel = self.tensor
+        values = [self.value(c, 0, 0.0) for c in columns]
+        for band in range(kernel.bands):
+            pair = values[2 * band : 2 * band + 2]
+            split = [self._rows_of(pair, t) for t in range(kernel.tiles)]
+            for group in range(self.groups):
+                self._multiply(columns[2 * band : 2 * band + 2], group, split)
+
+    def _rows_of(self, pair: list[Block], t: int) -> tuple[str, str]:
+        """The operand of a tile of rows, in two words."""
+        e = self.e
+        cells = [pair[n].cells[2 * t + h][0] for n in (0, 1) for h in (0, 1)]
+        high = [e.let("unsigned", f"kg_tf32({x})") for x in cells]
+        low = [e.let("unsigned", f"kg_tf32_rest({x}, {h})") for x, h in zip(cells, high, strict=True)]
+        return (
+            e.let("uint4", f"make_uint4({', '.join(high)})"),
+            e.let("uint4", f"make_uint4({', '.join(low)})"),
+        )
+
+    def _multiply(self, columns: list[Column], group: int, rows: list[tuple[str, str]]) -> None:
+        e = self.e
+        signal = [self._signal(c, group) for c in columns]
+        high = [e.let("unsigned", f"kg_tf32({b})") for b in signal]
+        low = [e.let("unsigned", f"kg_tf32_rest({b}, {h})") for b, h in zip(signal, high, strict=True)]
+        first = e.let("uint2", f"make_uint2({', '.join(high)})")
+        second = e.let("uint2", f"make_uint2({', '.join(low)})")
+        for t, (a, rest) in enumerate(rows):
+            o = self.names[t][group]
+            for x, y in ((a, first), (a, second), (rest, first)):
+                e.put(f"kg_mma_tf32({o}, {x}, {y});")
+
+    def _signal(self, c: Column, group: int) -> str:
+        """The signal at a column j of this lane, in column lane32 / 4 of a group of eight."""
+        e = self.e
+        column = f"(slab0 + {8 * group} + lane32 / 4)"
+        at = f"batch * KG(signal_batch) + {c.number} * KG(signal_row) + {column} * KG(signal_inner)"
+        there = f"{column} < KG(E)" + (f" && {c.exists}" if c.exists else "")
+        return e.let("float", f"{there} ? ((const float *)KG(signal))[{at}] : 0.0f")
+
+    def flush(self) -> None:
+        for o in self._all():
+            with self.e.loop(0, 4) as k:
+                self.e.put(f"kg_add({o}_high[{k}], {o}_low[{k}], {o}[{k}]);")
+                self.e.put(f"{o}[{k}] = 0;")
+
+    def combine(self) -> None:
+        """Nothing: no two lanes hold the same result."""
+
+    def finish(self) -> None:
+        e, post = self.e, self.task.post
+        factor = None if post is None else e.expand(self.kernel.row_lowering().scalar(post), (self.rows, 1))
+        for t, row in enumerate(self.names):
+            for group, o in enumerate(row):
+                for k in range(4):
+                    r = 2 * t + k // 2
+                    column = f"(slab0 + {8 * group + k % 2} + 2 * lane)"
+                    value = f"kg_sum({o}_high[{k}], {o}_low[{k}])"
+                    value = value if factor is None else f"{value} * (double){factor.cells[r][0]}"
+                    with e.braces(f"if ({self.kernel.row(r)} < M && {column} < KG(E))"):
+                        self.write(f"((long long){self.kernel.row(r)} * KG(E) + {column})", value)
 
 
 def split_text(plan: Plan) -> str:

@@ -30,7 +30,12 @@ class Column:
 
 
 class State:
-    """State of one task for the rows of a thread."""
+    """State of one task for the rows of a thread.
+
+    ``every_lane`` tells states of which each of the lanes that share rows writes its own part.
+    """
+
+    every_lane = False
 
     def __init__(self, kernel: TileKernel, k: int):
         self.kernel, self.k, self.e = kernel, k, kernel.e
@@ -505,6 +510,10 @@ STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState, "kmin":
 def state_of(kernel: TileKernel, k: int) -> State:
     """The state of task k of the kernel's plan."""
     task = kernel.plan.tasks[k]
+    if task.signal and kernel.s.tensor:
+        from .cuda_mma import Products
+
+        return Products(kernel, k)
     if task.signal or (task.code == "sum" and task.core.dim > UNROLL):
         return ColumnsState(kernel, k)
     return STATES[task.code](kernel, k)

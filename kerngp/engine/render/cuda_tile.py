@@ -285,8 +285,8 @@ class TileKernel:
         self._loop()
         for state in self.states:
             state.combine()
-        with e.braces("if (lane == 0)") if self.lanes > 1 else e.braces(""):
-            for state in self.states:
+        for state in self.states:
+            with e.braces("" if self.lanes == 1 or state.every_lane else "if (lane == 0)"):
                 state.finish()
 
     def _cuts(self) -> list[tuple[Any, str, str]]:

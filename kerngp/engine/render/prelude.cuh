@@ -21,6 +21,13 @@ KG_DEVICE void kg_mma(float *d, uint4 a, uint2 b) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
+// the same for tf32: 16 x 8 by 8 x 8; of the words only sign, exponent and ten bits count
+KG_DEVICE void kg_mma_tf32(float *d, uint4 a, uint2 b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+KG_DEVICE unsigned kg_tf32(float x) { unsigned r; asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(r) : "f"(x)); return r; }
 KG_DEVICE unsigned kg_halves(float low, float high) {
   unsigned r; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low)); return r;
 }
@@ -29,6 +36,8 @@ KG_DEVICE float kg_half(float x) {  // rounded to float16
 }
 KG_DEVICE void kg_raise(unsigned *word, unsigned x) { if (x > *(volatile unsigned *)word) atomicMax(word, x); }
 #endif
+// what tf32 leaves of x, in tf32
+KG_DEVICE unsigned kg_tf32_rest(float x, unsigned high) { return kg_tf32(x - __int_as_float((int)high)); }
 // x in float16: the n-th of the numbers that add up to it
 KG_DEVICE float kg_part(float x, int n) {
   for (; n > 0; n--) x -= kg_half(x);

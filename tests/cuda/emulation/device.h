@@ -26,6 +26,7 @@ extern kg_uint3 *kg_thread, kg_block, kg_threads, kg_blocks;
 extern char kg_dynamic[];
 void kg_barrier();
 void kg_exchange(const void *mine, void *theirs, int size, int lane);
+void kg_mma_16808(float *d, const unsigned *a, const unsigned *b, const float *c);
 void kg_mma_16816(float *d, const unsigned *a, const unsigned *b, const float *c);
 void kg_copy16(void *to, const void *from);
 void kg_copy_commit();
@@ -52,6 +53,11 @@ static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) { return {a, b, c, d}; }
 static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline void kg_mma(float *d, uint4 a, uint2 b) { kg_mma_16816(d, &a.x, &b.x, d); }
+static inline void kg_mma_tf32(float *d, uint4 a, uint2 b) { kg_mma_16808(d, &a.x, &b.x, d); }
+static inline unsigned kg_tf32(float x) {
+  unsigned i; memcpy(&i, &x, 4);
+  return (i & 0x7f800000) == 0x7f800000 ? i : (i + 0x1000) & ~0x1fffu;
+}
 static inline float kg_half(float x) { return (float)(_Float16)x; }
 static inline unsigned kg_halves(float low, float high) {
   _Float16 h[2] = {(_Float16)low, (_Float16)high}; unsigned r; memcpy(&r, h, 4); return r;

@@ -122,6 +122,21 @@ void kg_mma_16816(float *d, const unsigned *a, const unsigned *b, const float *c
   }
   wait_as(AT_EXCHANGE); memcpy(d, r, 16);
 }
+// mma.m16n8k8, tf32 by tf32 into f32; the machine ignores the lower bits of the operands
+void kg_mma_16808(float *d, const unsigned *a, const unsigned *b, const float *c) {
+  unsigned w = current->linear / 32, l = current->linear % 32;
+  memcpy(slots[w][l], a, 16); memcpy(slots[w][l] + 16, b, 8); wait_as(AT_EXCHANGE);
+  auto word = [](const char *p, int i) { unsigned u; float f; memcpy(&u, p + 4 * i, 4); u &= ~0x1fffu; memcpy(&f, &u, 4); return (double)f; };
+  float r[4];
+  for (int e = 0; e < 4; e++) {
+    int row = (l >> 2) + 8 * (e >> 1), column = 2 * (l & 3) + (e & 1);
+    double s = 0;
+    for (int k = 0; k < 8; k++)
+      s += word(slots[w][(row & 7) * 4 + k % 4], (row >> 3) + 2 * (k >> 2)) * word(slots[w][column * 4 + k % 4] + 16, k >> 2);
+    r[e] = (float)(s + c[e]);
+  }
+  wait_as(AT_EXCHANGE); memcpy(d, r, 16);
+}
 void kg_copy16(void *to, const void *from) {
   if (kg_eager) memcpy(to, from, 16); else current->copies.push_back({to, from});
 }
