@@ -129,6 +129,9 @@ def cuda_layout(
         lanes = [batches * padded["i"] // 16 * parts * 32, batches * padded["j"] // 8 * parts * 32]
         take(context.slot("fragments_i"), lanes[0] * 16)
         take(context.slot("fragments_j"), lanes[1] * 8)
+        if signal is not None:
+            lanes.append(batches * padded["j"] // 8 * slabs * s.slab // 8 * 32)
+            take(context.slot("fragments_s"), lanes[2] * 16)
         split_grid = -(-sum(lanes) // PACK_THREADS)
     outputs = []
     merged = splits > 1

@@ -29,7 +29,8 @@ HEADER = (
     "signal_batch",  # columns of the signal, its address, strides
     "kept",  # k of k-min
     "fragments_i",
-    "fragments_j",  # for tensor cores: addresses
+    "fragments_j",
+    "fragments_s",  # of i, j and the signal, for tensor cores: addresses
     "guard",
     "limit",  # address of the largest norm, 0 if nobody looks; bits of the largest that tensor cores take
 )

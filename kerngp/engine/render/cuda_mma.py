@@ -184,9 +184,10 @@ class Tensor(Wide):
 class Products(ColumnsState):
     """Sums of many columns as a second product on tensor cores, in tf32: kernel values times the signal.
 
-    Both are split into two words of tf32, which has the range of float32. A lane holds two columns of each
-    group of eight, for all rows of its group of lanes. The order of k within a product is free: a lane's own
-    columns 2 q and 2 q + 1 of the first product are k = q and q + 4 of the second.
+    Both are split into two words of tf32, which has the range of float32, the signal by kg_split. A lane
+    holds two columns of each group of eight, for all rows of its group of lanes. The order of k within a
+    product is free: a lane's own columns 2 q and 2 q + 1 of the first product are k = q and q + 4 of the
+    second.
     """
 
     every_lane = True
@@ -198,9 +199,9 @@ class Products(ColumnsState):
         self.groups = kernel.slab // 8
         self.names = [[e.name("o") for _ in range(self.groups)] for _ in range(kernel.tiles)]
         for o in self._all():
-            e.put(
-                f"float {o}[4] = {{0, 0, 0, 0}}, {o}_high[4] = {{0, 0, 0, 0}}, {o}_low[4] = {{0, 0, 0, 0}};"
-            )
+            for name in (o, f"{o}_high", f"{o}_low"):
+                e.put(f"float {name}[4] = {{0, 0, 0, 0}};")
+        e.put("const uint4 *const fragments_s = (const uint4 *)KG(fragments_s);")
 
     def _all(self) -> list[str]:
         return [name for row in self.names for name in row]
@@ -212,7 +213,7 @@ class Products(ColumnsState):
             pair = values[2 * band : 2 * band + 2]
             split = [self._rows_of(pair, t) for t in range(kernel.tiles)]
             for group in range(self.groups):
-                self._multiply(columns[2 * band : 2 * band + 2], group, split)
+                self._multiply(band, group, split)
 
     def _rows_of(self, pair: list[Block], t: int) -> tuple[str, str]:
         """The operand of a tile of rows, in two words."""
@@ -225,25 +226,16 @@ class Products(ColumnsState):
             e.let("uint4", f"make_uint4({', '.join(low)})"),
         )
 
-    def _multiply(self, columns: list[Column], group: int, rows: list[tuple[str, str]]) -> None:
+    def _multiply(self, band: int, group: int, rows: list[tuple[str, str]]) -> None:
         e = self.e
-        signal = [self._signal(c, group) for c in columns]
-        high = [e.let("unsigned", f"kg_tf32({b})") for b in signal]
-        low = [e.let("unsigned", f"kg_tf32_rest({b}, {h})") for b, h in zip(signal, high, strict=True)]
-        first = e.let("uint2", f"make_uint2({', '.join(high)})")
-        second = e.let("uint2", f"make_uint2({', '.join(low)})")
+        at = f"(batch * (KG(Np) / 8) + j0 / 8 + {band}) * (KG(slabs) * {self.groups})"
+        word = e.let("uint4", f"fragments_s[({at} + slab * {self.groups} + {group}) * 32 + lane32]")
+        first = e.let("uint2", f"make_uint2({word}.x, {word}.y)")
+        second = e.let("uint2", f"make_uint2({word}.z, {word}.w)")
         for t, (a, rest) in enumerate(rows):
             o = self.names[t][group]
             for x, y in ((a, first), (a, second), (rest, first)):
                 e.put(f"kg_mma_tf32({o}, {x}, {y});")
-
-    def _signal(self, c: Column, group: int) -> str:
-        """The signal at a column j of this lane, in column lane32 / 4 of a group of eight."""
-        e = self.e
-        column = f"(slab0 + {8 * group} + lane32 / 4)"
-        at = f"batch * KG(signal_batch) + {c.number} * KG(signal_row) + {column} * KG(signal_inner)"
-        there = f"{column} < KG(E)" + (f" && {c.exists}" if c.exists else "")
-        return e.let("float", f"{there} ? ((const float *)KG(signal))[{at}] : 0.0f")
 
     def flush(self) -> None:
         for o in self._all():
@@ -287,7 +279,28 @@ def split_text(plan: Plan) -> str:
                 _store(kernel, axis)
                 e.put("return;")
             e.put(f"t -= n{axis};")
+        if any(task.signal for task in plan.tasks):
+            _signal(kernel)
     return e.text()
+
+
+def _signal(kernel: Tensor) -> None:
+    """The signal in two words of tf32, in columns of eight, for each eight rows j."""
+    e, groups = kernel.e, kernel.slab // 8
+    e.put(f"const long long groups = KG(slabs) * {groups};")
+    e.put("if (t >= KG(batches) * (KG(Np) / 8) * groups * 32) return;")
+    e.put("const int lane32 = (int)(t % 32);")
+    e.put("const long long column = t / 32 % groups * 8 + lane32 / 4;")
+    e.put("const long long j = t / 32 / groups % (KG(Np) / 8) * 8 + lane32 % 4 * 2;")
+    e.put("const long long batch = t / 32 / groups / (KG(Np) / 8);")
+    with e.braces("auto value = [&](long long j) -> float", "};"):
+        e.put("const long long at = j * KG(signal_row) + column * KG(signal_inner);")
+        e.put("if (j >= KG(N) || column >= KG(E)) return 0.0f;")
+        e.put("return ((const float *)KG(signal))[batch * KG(signal_batch) + at];")
+    e.put("const float x = value(j), y = value(j + 1);")
+    e.put("const unsigned p = kg_tf32(x), q = kg_tf32(y);")
+    e.put("const uint4 words = make_uint4(p, q, kg_tf32_rest(x, p), kg_tf32_rest(y, q));")
+    e.put("((uint4 *)KG(fragments_s))[t] = words;")
 
 
 def _component(kernel: Tensor, axis: str) -> None:
