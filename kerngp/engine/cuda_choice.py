@@ -104,10 +104,12 @@ def choose_cuda(
         return Choice("tile", ready, "float64")
     if M * N * batches < TENSOR_ABOVE:
         return Choice("tile", ready, f"{M * N * batches} pairs do not pay for a second launch")
-    fast = planned(outputs, args, dtype, Gpu(arch, False, True), False)
+    words = 1 if precision == "tf32" else 2
+    fast = planned(outputs, args, dtype, Gpu(arch, False, True, words), False)
     if fast is None:
         return Choice("tile", ready, "the formula is not a smooth function of one squared distance")
-    return Choice("mma", fast, "a function of one squared distance, many pairs, float32", aside=ready)
+    why = f"a function of one squared distance, many pairs, float32 in {words} word{'s'[: words - 1]}"
+    return Choice("mma", fast, why, aside=ready)
 
 
 @functools.lru_cache(maxsize=4096)

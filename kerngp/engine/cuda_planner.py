@@ -38,6 +38,8 @@ class CudaSchedule:
         Blocks a multiprocessor is to hold at least: bounds the registers of a thread.
     tensor : bool
         Inner products on tensor cores, see `render.cuda_mma`.
+    words : int
+        Numbers of low precision that stand for one of float32 there: 2, or 1 with precision "tf32".
     """
 
     wide: bool
@@ -52,6 +54,7 @@ class CudaSchedule:
     gather: int = 1
     blocks: int = 1
     tensor: bool = False
+    words: int = 2
 
     @property
     def tile(self) -> int:
@@ -69,19 +72,20 @@ class Gpu:
     """What the planner needs to know of a device and of the size of a call.
 
     ``few`` says that there are not enough rows to give each thread several, ``tensor`` that inner products
-    are to run on tensor cores.
+    are to run on tensor cores, in so many ``words`` for a number.
     """
 
     arch: str
     few: bool = False
     tensor: bool = False
+    words: int = 2
 
     def choose(
         self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str
     ) -> CudaSchedule:
         """The schedule of a plan over ``fields``."""
         if self.tensor:
-            return _tensor(tasks, fields)
+            return _tensor(tasks, fields, self.words)
         long = any(f.dim > UNROLL for axis in "ij" for f in _used(tasks, fields, axis))
         slab = any(t.signal or (t.code == "sum" and t.core.dim > UNROLL) for t in tasks)
         return (
@@ -144,7 +148,7 @@ def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
 
 
-def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]]) -> CudaSchedule:
+def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words: int) -> CudaSchedule:
     """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
     long = max(f.dim for f in fields["i"]) > 14
     signal = any(t.signal for t in tasks)
@@ -152,7 +156,7 @@ def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]]) -> Cud
     rows, columns = (4, 4) if many else (8, 8) if long else (4, 8)
     blocks = 2 if long or many else 4
     slab = 32 if signal else 8
-    return CudaSchedule(True, 128, rows, 4, columns, 16, columns, 1, slab, blocks=blocks, tensor=True)
+    return CudaSchedule(True, 128, rows, 4, columns, 16, columns, 1, slab, 1, blocks, True, words)
 
 
 __all__ = ["CudaSchedule", "Gpu"]

@@ -42,6 +42,16 @@ def test_reductions(D: int, r, dtype: torch.dtype) -> None:
     assert_matches_reference(f, r, on_gpu(f, 500, 3001, dtype), options=CUDA, tol=512)
 
 
+@pytest.mark.parametrize("E", [1, 64])
+@pytest.mark.parametrize("D", [2, 3, 10, 100, 784])
+def test_tensor_cores(D: int, E: int) -> None:
+    """Real tensor cores truncate, which the emulator does not show."""
+    f = gaussian(D) * Vj(2, E)
+    args = tuple(a.cuda() for a in arguments(f, 3000, 4000, torch.float32, scale=2 * D**-0.5))
+    assert_matches_reference(f, SUM, args, options=CUDA, tol=2000)
+    assert_matches_reference(f, SUM, args, options=Options("cuda", "exact"), tol=512)
+
+
 def test_symmetric_sums() -> None:
     f = gaussian() * Vj(2, 1)
     x = torch.rand(20_000, 3, device="cuda")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from comparison import arguments, assert_matches_reference
+from comparison import arguments, assert_matches_reference, exact
 
 from kerngp.engine import cuda_choice, ops
 from kerngp.engine.backends import cuda
@@ -130,6 +130,19 @@ def test_the_tensor_kernel_itself_gives_the_result(guarded, monkeypatch) -> None
     assert torch.equal(map_reduce(f, SUM, args, options=CUDA), want)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("E", [1, 20])
+@pytest.mark.parametrize("D", [3, 40])
+def test_one_word_for_a_number(D: int, E: int, guarded) -> None:
+    """precision="tf32": the accuracy of ten bits, at a third of the products."""
+    f = gaussian(D) * Vj(2, E)
+    args = arguments(f, 130, 300, torch.float32, scale=D**-0.5)
+    assert_matches_reference(f, SUM, args, options=Options(backend="cuda", precision="tf32"), tol=2**15)
+    rough, fine = (map_reduce(f, SUM, args, options=o) for o in (Options("cuda", "tf32"), CUDA))
+    (want,) = exact(f, SUM, args)
+    assert float((rough - want).norm()) > 4 * float((fine - want).norm())  # type: ignore[operator]
+    assert len(guarded) == 3
+
+
 @pytest.mark.parametrize("spread", [30.0, 1e4, math.inf, math.nan])
 def test_wide_data_take_differences(spread: float, guarded) -> None:
     """Norms beyond the limit, infinities and NaN: the result is that of the exact form, bit for bit."""
@@ -137,9 +150,9 @@ def test_wide_data_take_differences(spread: float, guarded) -> None:
     x, y, b = arguments(f, 60, 80, torch.float32)
     y[5] = spread if not math.isfinite(spread) else y[5] + spread
     got = map_reduce(f, SUM, (x, y, b), options=CUDA)
-    exact = map_reduce(f, SUM, (x, y, b), options=Options(backend="cuda", precision="exact"))
+    plain = map_reduce(f, SUM, (x, y, b), options=Options(backend="cuda", precision="exact"))
     assert len(guarded) == 1
-    assert torch.equal(got.isnan(), exact.isnan()) and torch.equal(got.nan_to_num(), exact.nan_to_num())  # type: ignore[union-attr]
+    assert torch.equal(got.isnan(), plain.isnan()) and torch.equal(got.nan_to_num(), plain.nan_to_num())  # type: ignore[union-attr]
 
 
 def test_data_far_from_the_origin_are_centred(guarded, monkeypatch) -> None:
@@ -149,9 +162,9 @@ def test_data_far_from_the_origin_are_centred(guarded, monkeypatch) -> None:
     assert_matches_reference(f, SUM, args, options=CUDA, tol=1024)
     far = cuda.NORM_LIMIT
     monkeypatch.setattr(cuda, "NORM_LIMIT", 0.0)  # never tensor cores
-    exact = map_reduce(f, SUM, args, options=CUDA)
+    plain = map_reduce(f, SUM, args, options=CUDA)
     monkeypatch.setattr(cuda, "NORM_LIMIT", far)
-    assert not torch.equal(map_reduce(f, SUM, args, options=CUDA), exact)  # type: ignore[arg-type]
+    assert not torch.equal(map_reduce(f, SUM, args, options=CUDA), plain)  # type: ignore[arg-type]
 
 
 def test_exact_precision_and_float64_do_not_come_here(guarded, dtype: torch.dtype) -> None:

@@ -125,7 +125,7 @@ def cuda_layout(
         take(context.slot(f"records_{axis}"), batches * padded[axis] * records.width[axis] * real)
     split_grid = 0
     if s.tensor:
-        parts = fragments(form_of(plan).U.dim)
+        parts = fragments(form_of(plan).U.dim, s.words)
         lanes = [batches * padded["i"] // 16 * parts * 32, batches * padded["j"] // 8 * parts * 32]
         take(context.slot("fragments_i"), lanes[0] * 16)
         take(context.slot("fragments_j"), lanes[1] * 8)

@@ -26,9 +26,9 @@ NORM_WORDS = 3
 POLYNOMIAL = 2  # of 8 exponentials are computed by multiply-adds: the other unit is the bottleneck
 
 
-def fragments(dim: int) -> int:
+def fragments(dim: int, words: int) -> int:
     """Products of 16 components that an inner product of ``dim`` takes."""
-    return -(-(3 * dim + 2 * NORM_WORDS) // 16)
+    return -(-((3 if words == 2 else 1) * dim + 2 * NORM_WORDS) // 16)
 
 
 def form_of(plan: Plan) -> TensorForm:
@@ -44,7 +44,7 @@ class Tensor(Wide):
         super().__init__(plan)
         self.form = form_of(plan)
         self.tiles, self.bands = self.s.rows // 2, self.s.columns // 2
-        self.parts = fragments(self.form.U.dim)
+        self.parts = fragments(self.form.U.dim, self.s.words)
 
     # ------------------------------------------------------------------ where rows and columns are
     def _rows(self) -> None:
@@ -234,7 +234,7 @@ class Products(ColumnsState):
         second = e.let("uint2", f"make_uint2({word}.z, {word}.w)")
         for t, (a, rest) in enumerate(rows):
             o = self.names[t][group]
-            for x, y in ((a, first), (a, second), (rest, first)):
+            for x, y in ((a, first), (a, second), (rest, first))[: 3 if self.tensor.s.words == 2 else 1]:
                 e.put(f"kg_mma_tf32({o}, {x}, {y});")
 
     def flush(self) -> None:
@@ -306,12 +306,14 @@ def _signal(kernel: Tensor) -> None:
 def _component(kernel: Tensor, axis: str) -> None:
     """value(k, at): component k along K of row ``at`` of the tile.
 
-    i: U', U', U'', the words of a, ones; j: V', V'', V', ones, the words of b.
+    i: U', U', U'', the words of a, ones; j: V', V'', V', ones, the words of b. With one word for a number
+    U' and V' alone.
     """
     e, form = kernel.e, kernel.form
-    D, i = form.U.dim, axis == "i"
+    D, i, two = form.U.dim, axis == "i", kernel.s.words == 2
     vector, norm = (form.U, form.a) if i else (form.V, form.b)
-    words, ones = (3 * D, 3 * D + NORM_WORDS) if i else (3 * D + NORM_WORDS, 3 * D)
+    end = 3 * D if two else D
+    words, ones = (end, end + NORM_WORDS) if i else (end + NORM_WORDS, end)
     scale = e.literal(form.scale)
 
     def read(v: Expr, d: str) -> str:
@@ -321,7 +323,7 @@ def _component(kernel: Tensor, axis: str) -> None:
         e.put(f"const long long row = tile * {16 if i else 8} + at;")
         factor = f" * {scale}" if i else ""
         component, low = read(vector, f"k % {D}"), f"k / {D} == {2 if i else 1}"
-        e.put(f"if (k < {3 * D}) return kg_part({component}{factor}, {low});")
+        e.put(f"if (k < {end}) return kg_part({component}{factor}, {low});")
         e.put(f"if (k >= {words} && k < {words + NORM_WORDS})")
         e.put(f"  return kg_part({read(norm, '0')} * {scale}, k - {words});")
         e.put(f"return k >= {ones} && k < {ones + NORM_WORDS} ? 1.0f : 0.0f;")
