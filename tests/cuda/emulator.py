@@ -111,4 +111,6 @@ def cached_kernels(source: str) -> bytes:
 def device() -> cuda.Device:
     """The emulated device; its memory is the CPU's."""
     load_driver()
-    return cuda.Device(0, torch.device("cpu"), "sm_90", 4, cached_kernels, lambda: 0, lambda: 1 << 30)
+    return cuda.Device(
+        0, torch.device("cpu"), "sm_90", 4, cached_kernels, lambda: 0, lambda: 1 << 30, lambda: True
+    )

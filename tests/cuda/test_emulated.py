@@ -286,6 +286,32 @@ def test_another_stream_is_forked_and_joined(mock, monkeypatch) -> None:
     assert count("kg_mock_side_launches") - before == len(log)  # pack and tile for each fork
 
 
+def test_another_device_is_made_current_for_the_launch(mock, monkeypatch) -> None:
+    log: list[str] = []
+    at = [0]
+
+    class Guard:
+        def __init__(self, ordinal: int):
+            self.ordinal = ordinal
+
+        def __enter__(self) -> None:
+            log.append("enter")
+            self.before, at[0] = at[0], self.ordinal
+
+        def __exit__(self, *error: object) -> None:
+            log.append("leave")
+            at[0] = self.before
+
+    device = replace(mock, ordinal=1, is_current=lambda: at[0] == 1)
+    monkeypatch.setattr(cuda, "device_of", lambda place: device)
+    context = cuda._context(0)
+    monkeypatch.setattr(cuda, "_context", lambda ordinal: context)
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    f = gaussian() * Vj(2, 1)
+    assert_matches_reference(f, SUM, arguments(f, 9, 33, torch.float32), options=CUDA)
+    assert log == ["enter", "leave"] * (len(log) // 2) and log and at == [0]
+
+
 def test_a_known_formula_loads_nothing(mock) -> None:
     f = gaussian(2) * Vj(2, 1) * 3.25
     map_reduce(f, SUM, arguments(f, 9, 9, torch.float32), options=CUDA)
@@ -341,7 +367,6 @@ def test_data_in_pieces(r, axis: str, mock) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_the_error_says_so() -> None:
     f = gaussian()
-    cuda.device_of.cache_clear()
     with pytest.raises(BackendUnavailable, match="torch sees no GPU.*doctor"):
         map_reduce(f, SUM, arguments(f, 3, 3), options=CUDA)
 

@@ -10,11 +10,12 @@ import functools
 
 import pytest
 import sass
+from test_cpu_backend import FORMULAS
 
 from kerngp.engine import ops
 from kerngp.engine.backends import cuda, nvrtc
 from kerngp.engine.cuda_planner import Gpu
-from kerngp.engine.expr import Expr, Vi, Vj
+from kerngp.engine.expr import OPS, Expr, Vi, Vj, node
 from kerngp.engine.plan import Output, Plan
 from kerngp.engine.planner import prepare
 from kerngp.engine.reductions import ARGKMIN, ARGMIN, LOGSUMEXP, SUM, Reduction
@@ -153,6 +154,31 @@ def slots(case: str, dtype: str) -> float:
 @pytest.mark.parametrize(("case", "dtype"), BUDGET)
 def test_issue_slots_stay_within_the_budget(case: str, dtype: str) -> None:
     assert slots(case, dtype) <= BUDGET[case, dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_is_accepted_by_the_real_compiler(name: str, dtype: str) -> None:
+    """The emulator compiles the same text, but with another compiler."""
+    for D in (3, 33):
+        ready = prepare(one(FORMULAS[name](D) * Vj(2, 1)), 6, dtype, Gpu("sm_90"), False, False)
+        assert ready is not None
+        assert nvrtc.compile(render(ready.plan), ("--gpu-architecture=sm_90", *cuda.OPTIONS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_op_is_accepted_by_the_real_compiler(dtype: str) -> None:
+    total: Expr | None = None
+    for name, op in sorted(OPS.items()):
+        if op.code is None or name in ("exp_scaled", "exp_nonpos"):
+            continue
+        args = (Vi(0, 1), Vj(1, 1), Vi(0, 1) * Vj(1, 1))[: op.arity]
+        value = node(name, *args, attr=(3,) if name == "powi" else ())
+        total = value if total is None else total + value
+    assert total is not None
+    ready = prepare(one(total), 2, dtype, Gpu("sm_90"), False, False)
+    assert ready is not None
+    assert nvrtc.compile(render(ready.plan), ("--gpu-architecture=sm_90", *cuda.OPTIONS))
 
 
 def test_control_more_work_takes_more_slots() -> None:

@@ -62,6 +62,8 @@ class Device:
         Handle of torch's current stream; 0 is the default one.
     room : callable () -> int
         Bytes that data moved there for a call may take.
+    is_current : callable () -> bool
+        Whether it is the calling thread's current device.
     """
 
     ordinal: int
@@ -71,6 +73,7 @@ class Device:
     compile: Callable[[str], bytes]
     stream: Callable[[], int]
     room: Callable[[], int]
+    is_current: Callable[[], bool]
 
 
 # ---------------------------------------------------------------- the device
@@ -105,25 +108,33 @@ def driver() -> Any:
     return cuda
 
 
-@functools.cache
 def device_of(place: torch.device) -> Device:
-    """The GPU of torch's device.
+    """The GPU of torch's device; without a number, the current one.
 
     Raises
     ------
     BackendUnavailable
         It cannot be used; the message says what is missing.
     """
+    return _device(place.index if place.index is not None else _current_ordinal())
+
+
+def _current_ordinal() -> int:
     if not torch.cuda.is_available():
         raise BackendUnavailable(
             "torch sees no GPU (torch.cuda.is_available() is False); backend='cuda' needs one and a CUDA "
             "build of torch; see 'python -m kerngp doctor'."
         )
-    ordinal = torch.cuda.current_device() if place.index is None else place.index
+    return torch.cuda.current_device()
+
+
+@functools.cache
+def _device(ordinal: int) -> Device:
+    _current_ordinal()  # there is one
     driver()
     properties = torch.cuda.get_device_properties(ordinal)
     arch = f"sm_{properties.major}{properties.minor}"
-    current = torch._C._cuda_getCurrentRawStream
+    current, chosen = torch._C._cuda_getCurrentRawStream, torch._C._cuda_getDevice
     return Device(
         ordinal,
         torch.device("cuda", ordinal),
@@ -132,6 +143,7 @@ def device_of(place: torch.device) -> Device:
         lambda source: compile_source(source, arch),
         lambda: current(ordinal),
         lambda: torch.cuda.mem_get_info(ordinal)[0] // 2,
+        lambda: chosen() == ordinal,
     )
 
 
@@ -242,7 +254,14 @@ def _side_stream(device: Device) -> tuple[Any, Any]:
 
 def _launch(device: Device, calls: list[tuple[Callable[..., None], int, int, int]], context: bytes) -> None:
     """Kernels one after the other, ordered with the caller's current stream."""
+    if not device.is_current():
+        with torch.cuda.device(device.ordinal):
+            _launch(device, calls, context)
+        return
     if device.stream() == 0:
+        if device.place.type == "cuda" and not _SIDE.__dict__.get("bound"):
+            torch.cuda.current_stream(device.place).query()  # gives a new thread torch's context
+            _SIDE.bound = True
         for function, blocks, threads, shared in calls:
             function((blocks, 1), (threads, 1, 1), context, shared, None)
         return
