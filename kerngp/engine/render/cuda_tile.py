@@ -412,7 +412,7 @@ class Narrow(TileKernel):
                 return self._shared(v, d, at, loaded)
 
             columns.append(Column(self._lowering(leaf, own=self._kept), f"j0 + {at}", None))
-        self.at_body = j
+        self.at_body, self.signals = j, {}
         for state in self.states:
             state.step(columns)
         if self.sums is not None and not rows_only:
@@ -445,7 +445,7 @@ class Narrow(TileKernel):
     def signal(self, c: Column, q: int) -> str:
         e, per = self.e, self.per
         key = (c.number, q // per)
-        found = self.__dict__.setdefault("_signals", {})
+        found = self.signals
         if q % per == 0:
             at = f"({self.at_body}) * {self.slab // per} + {q // per}"
             found[key] = e.let(self.vector, f"((const {self.vector} *){self._signal_buffer('turn')})[{at}]")
