@@ -195,7 +195,7 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     signal = any(t.signal for t in tasks)
     breadth = 1
     if rolled:
-        rows, columns, block_signal = (6, 4, 6) if many else (2, 6, 6)
+        rows, columns, block_signal = (5, 4, 6) if many else (2, 6, 6)
         breadth = 1 if many else 3
     elif signal:
         rows, columns, block_signal = (4, 1, 6) if many else (3, 1, 4)
