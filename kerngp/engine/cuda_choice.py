@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from .cuda_planner import Gpu
+from .cuda_planner import UNROLL, Gpu
 from .expr import variables
 from .plan import Output, Plan
 from .planner import Prepared, prepare
@@ -20,7 +20,6 @@ FEW_ROWS = 256  # up to here, each thread takes one row
 HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
 SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
 TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
-UNROLL = 16  # longer values have generated code for sums only
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def planned(outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmet
     ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric)
     if ready is None:
         return None
-    wide = ready.plan.schedule.wide
+    wide = ready.plan.schedule.wide  # has no sums over i; and long values have code for sums only
     if any((t.code != "sum" and t.core.dim > UNROLL) or (wide and not t.by_row) for t in ready.plan.tasks):
         return None
     return ready

@@ -28,6 +28,7 @@ from ..expr import Expr, variables
 from ..plan import Geometry, Output, Plan, Shape, shapes_of
 from ..planner import Prepared, expandable, normal, passes
 from ..render.cuda_mma import form_of
+from ..render.cuda_tile import PACK_THREADS
 from . import nvrtc, reference
 from .cuda_host import run_in_pieces
 from .cuda_layout import CudaLayout, cuda_layout
@@ -39,8 +40,9 @@ name = "cuda"
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
 SLICE = 8  # components of a long value that is selected from, or in a logsumexp, in one launch
-NORM_LIMIT = 128.0  # largest squared distance from the centre, in units of the exponent, that they take
-PACK_THREADS = 128
+NORM_LIMIT = (
+    128.0  # largest squared distance from the centre that tensor cores take, in units of the exponent
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +294,7 @@ def run(
     device = device_of(g.device if g.device.type == "cuda" else _ANY)
     found = _recipe(outputs, shapes or shapes_of(args), g, device, options.precision)
     if found is not None:
-        return [_follow(found, outputs[0], args, g, device)]
+        return [_follow(found, args, g, device)]
     if g.device.type != device.place.type:
         move: Any = lambda o, a, piece: run(o, a, piece, options)  # noqa: E731
         return run_in_pieces(outputs, args, g, device.place, device.room(), move)
@@ -306,7 +308,6 @@ def run(
 class Recipe:
     """A launch of one output that needs nothing but addresses."""
 
-    code: Kernels
     layout: CudaLayout
     calls: list[tuple[Callable[..., None], int, int, int]]
     pick: tuple[int, ...]  # which of the kernel's results are the output's
@@ -333,12 +334,10 @@ def _recipe(
     lay = cuda_layout(ready.plan, g, shapes, None, o.reduction.k, (sign,), device.multiprocessors)
     code = kernels(ready.plan, device)
     kinds = ("value", "index")
-    return Recipe(code, lay, _calls(code, lay), tuple(kinds.index(kind) for kind in o.reduction.outputs))
+    return Recipe(lay, _calls(code, lay), tuple(kinds.index(kind) for kind in o.reduction.outputs))
 
 
-def _follow(
-    recipe: Recipe, o: Output, args: tuple[Tensor, ...], g: Geometry, device: Device
-) -> tuple[Tensor, ...]:
+def _follow(recipe: Recipe, args: tuple[Tensor, ...], g: Geometry, device: Device) -> tuple[Tensor, ...]:
     lay = recipe.layout
     numbers = array.array("q", lay.numbers)
     for slot, k in lay.bind:

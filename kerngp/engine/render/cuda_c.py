@@ -16,7 +16,7 @@ const float v1 = kg_fma(x1, x1, 1.0f);
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -246,7 +246,3 @@ class CudaEmitter:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         return 0 if 0 in (a, b) else str(a) if b == 1 else str(b) if a == 1 else f"({a} * {b})"
-
-    def vector(self, names: Sequence[str]) -> Block:
-        """Names as a row of columns."""
-        return Block([list(names)])

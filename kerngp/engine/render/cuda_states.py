@@ -88,9 +88,6 @@ class State:
             with self.e.braces(f"if ({self.kernel.row(r)} < M)"):
                 write(r, f"(long long){self.kernel.row(r)}")
 
-    def shuffle(self, name: str) -> Callable[[str], str]:
-        return lambda lanes: f"__shfl_xor_sync(0xffffffffu, {name}, {lanes})"
-
 
 class SumState(State):
     """A sum in registers, flushed into two words so that it keeps its precision at any length."""
@@ -202,7 +199,7 @@ class Total:
         return [f"kg_sum({h}, {low})" for h, low in zip(self.high, self.low, strict=True)]
 
     def combine(self, lanes: int) -> None:
-        """Add up the sums of neighbouring lanes."""
+        """Add up the sums of neighbouring lanes; the first one's result is written."""
         if lanes == 1:
             return
         e = self.e
@@ -213,7 +210,6 @@ class Total:
                     h, low = list(self.high)[q], list(self.low)[q]
                     other = e.let("float", f"__shfl_xor_sync(0xffffffffu, {h}, {step})")
                     rest = e.let("float", f"__shfl_xor_sync(0xffffffffu, {low}, {step})")
-                    # the same on both sides of the exchange, so that all lanes hold one result
                     e.put(f"kg_add({h}, {low}, {other});")
                     e.put(f"{low} += {rest};")
                 else:
