@@ -14,9 +14,11 @@ from torch.autograd import forward_ad
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
+from .evaluate import evaluate
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import SUM, Reduction
+from .reduction import Reduction
+from .reductions import SUM
 
 Tensor = torch.Tensor
 
@@ -152,8 +154,6 @@ def paired(
     expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
 ) -> Tensor:
     """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
-    from .backends import reference
-
     g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
@@ -162,4 +162,4 @@ def paired(
         for v in variables(expr)
     }
     like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return reference.evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)
+    return evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)
