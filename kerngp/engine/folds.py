@@ -18,12 +18,12 @@ from ..errors import FormulaError
 from .expr import Expr, const, node
 from .law import Law, Parts
 from .ops import concat, exp, ifelse, log, maximum, minimum, total, widen
-from .reduction import Reduction, fold, with_scores
+from .reduction import Reduction, fold
 
 INF = math.inf
 
 
-def _is(name: str, a: Expr, b: float | Expr, yes: Expr | float, no: Expr | float) -> Expr:
+def comparing(name: str, a: Expr, b: float | Expr, yes: Expr | float, no: Expr | float) -> Expr:
     """``yes`` where the comparison ``name`` of a and b holds; not where one of them is NaN."""
     return ifelse(node(name, a, b if isinstance(b, Expr) else const(b)) - 1.0, yes, no)
 
@@ -107,15 +107,15 @@ def _prod_seed(r: Reduction, f: Expr, results: Parts, g: Parts) -> Expr:
     """The product of the others. Second derivatives do not see pairs of zeros: such rows get NaN there."""
     _, q, z = results
     quotient = q / f
-    others = _is("eq", f, 0.0, _is("eq", z, 1.0, q, 0.0), _is("eq", z, 0.0, quotient, 0.0))
-    return g[0] * others + g[1] * _is("eq", z, 0.0, quotient, math.nan)
+    others = comparing("eq", f, 0.0, comparing("eq", z, 1.0, q, 0.0), comparing("eq", z, 0.0, quotient, 0.0))
+    return g[0] * others + g[1] * comparing("eq", z, 0.0, quotient, math.nan)
 
 
 # ---------------------------------------------------------------- exponentials with weights
 
 
 def weighted_entry(f: Expr, w: Expr) -> Expr:
-    """Exponents and weights as one entry. Scalar weights stand for all exponents, one exponent for all weights.
+    """Exponents and weights as one entry; a scalar weight stands for all exponents, and the other way round.
 
     Raises
     ------
@@ -142,12 +142,12 @@ def _split(r: Reduction, e: Expr) -> tuple[Expr, Expr]:
 
 def _grown(old: Expr, new: Expr) -> Expr:
     """exp(old - new) for new >= old, and 1 where both are the same infinity."""
-    return _is("ge", old, new, 1.0, exp(old - new))
+    return comparing("ge", old, new, 1.0, exp(old - new))
 
 
 def _finite(m: Expr) -> Expr:
     """m, and 0 where it is infinite: exp(f - m) is then exp(f), 0 or infinite itself."""
-    return _is("lt", abs(m), INF, m, 0.0)
+    return comparing("lt", abs(m), INF, m, 0.0)
 
 
 def _shifted(r: Reduction, dim: int, sign: float, ones: bool, final) -> Law:
@@ -206,7 +206,7 @@ def _softmin_law(r: Reduction, dim: int) -> Law:
 
 def above(lse: Expr) -> Expr:
     """A logarithm to be subtracted from exponents: a row of -inf has no weight anywhere."""
-    return _is("eq", lse, -INF, INF, lse)
+    return comparing("eq", lse, -INF, INF, lse)
 
 
 def _narrow(g: Expr, dim: int) -> Expr:
@@ -239,17 +239,56 @@ def _softened(r: Reduction, e: Expr, results: Parts, g: Parts, sign: float) -> E
 
 # ---------------------------------------------------------------- records
 
-PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=2)
-MEAN = fold("mean", ("value",), _mean, _mean_seed, residuals=1)
-COUNT = fold("count", ("count",), _count)
-ANY = fold("any", ("flag",), _any)
-ALL = fold("all", ("flag",), _all)
-LOGSUMEXPWEIGHT = fold("logsumexpweight", ("value",), _lse_law, _lse_seed, scores=1)
-SUMSOFTMAXWEIGHT = fold("sumsoftmaxweight", ("value",), _softmax_law, _softmax_seed, residuals=1, scores=1)
-SOFTMAX = fold("softmax", ("value",), _softmax_law, _softmax_seed, residuals=1, scores=1)
-SOFTMIN = fold("softmin", ("value",), _softmin_law, _softmin_seed, residuals=1, scores=1)
-MAX_SUMSHIFTEXP = fold("max_sumshiftexp", ("value",), _pair_law, separable=False)
-MAX_SUMSHIFTEXPWEIGHT = fold("max_sumshiftexpweight", ("value",), _pair_law, scores=1, separable=False)
+PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=2, doc="The product")
+MEAN = fold("mean", ("value",), _mean, _mean_seed, residuals=1, doc="The mean")
+COUNT = fold("count", ("count",), _count, doc="The number of nonzero entries")
+ANY = fold("any", ("flag",), _any, doc="Whether an entry is nonzero")
+ALL = fold("all", ("flag",), _all, doc="Whether all entries are nonzero")
+LOGSUMEXPWEIGHT = fold(
+    "logsumexpweight", ("value",), _lse_law, _lse_seed, scores=1, doc="log sum w exp(f) with weights w"
+)
+SUMSOFTMAXWEIGHT = fold(
+    "sumsoftmaxweight",
+    ("value",),
+    _softmax_law,
+    _softmax_seed,
+    residuals=1,
+    scores=1,
+    doc="sum w exp(f) / sum exp(f): the mean of weights under the softmax of f",
+)
+SOFTMAX = fold(
+    "softmax",
+    ("value",),
+    _softmax_law,
+    _softmax_seed,
+    residuals=1,
+    scores=1,
+    doc="sum w exp(f) / sum exp(f), as `sumsoftmaxweight`",
+)
+SOFTMIN = fold(
+    "softmin",
+    ("value",),
+    _softmin_law,
+    _softmin_seed,
+    residuals=1,
+    scores=1,
+    doc="sum w exp(-f) / sum exp(-f): the mean of weights under the softmax of -f",
+)
+MAX_SUMSHIFTEXP = fold(
+    "max_sumshiftexp",
+    ("value",),
+    _pair_law,
+    separable=False,
+    doc="The pair (m, s): the maximum m, and the sum of exp(f - m)",
+)
+MAX_SUMSHIFTEXPWEIGHT = fold(
+    "max_sumshiftexpweight",
+    ("value",),
+    _pair_law,
+    scores=1,
+    separable=False,
+    doc="The pair (m, s): the maximum m, and the sum of w exp(f - m)",
+)
 
 FOLDS = (
     PROD,
@@ -265,4 +304,5 @@ FOLDS = (
     MAX_SUMSHIFTEXPWEIGHT,
 )
 
-__all__ = ["FOLDS", "above", "weighted_entry", "with_scores", *(r.name.upper() for r in FOLDS)]
+# of the same name in KeOps, with and without weights
+WEIGHTED = {"logsumexp": LOGSUMEXPWEIGHT, "max_sumshiftexp": MAX_SUMSHIFTEXPWEIGHT}

@@ -53,9 +53,7 @@ class Law:
     def components(self) -> list[tuple[int, int, float]]:
         """(part, component, neutral value) of each component of the state, in their order."""
         return [
-            (k, d, x)
-            for k, (x, n) in enumerate(zip(self.neutral, self.dims, strict=True))
-            for d in range(n)
+            (k, d, x) for k, (x, n) in enumerate(zip(self.neutral, self.dims, strict=True)) for d in range(n)
         ]
 
     # ------------------------------------------------------------------ formulas
@@ -64,24 +62,23 @@ class Law:
         """Number of the variable of entry ``count``."""
         return 2 * len(self.dims) + count
 
-    def _state(self, first: int = 0) -> Parts:
+    def state(self, first: int = 0) -> Parts:
+        """The variables of a state."""
         return tuple(var(first + k, n, "i") for k, n in enumerate(self.dims))
 
-    @functools.cache
     def stepped(self, count: int) -> Parts:
         """The state after ``count`` entries more."""
-        entries = tuple(var(self.entry(c), self.dim, "i") for c in range(count))
-        return self.step(self._state(), entries)
+        return _stepped(self, count)
 
     @functools.cached_property
     def merged(self) -> Parts:
         """The union of two states."""
-        return self.merge(self._state(), self._state(len(self.dims)))
+        return self.merge(self.state(), self.state(len(self.dims)))
 
     @functools.cached_property
     def results(self) -> Parts:
         """What is made of a state."""
-        return self.final(self._state())
+        return self.final(self.state())
 
     # ------------------------------------------------------------------ torch
     def empty(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -91,9 +88,11 @@ class Law:
 
     def gather(self, f: Tensor) -> Tensor:
         """The states of rows of entries (..., n, dim)."""
-        f = f.double()
-        single = self._values(self.empty(f.shape[:-1], f.device))
-        return self.join(self._compute(self.stepped(1), {**single, self.entry(0): f}, f.shape[:-1]))
+        return self.join(self.advance(self.empty(f.shape[:-1], f.device), f.double()))
+
+    def advance(self, state: Tensor, f: Tensor) -> Tensor:
+        """States (..., size) after one entry (..., dim) each."""
+        return self._compute(self.stepped(1), {**self._values(state), self.entry(0): f}, f.shape[:-1])
 
     def join(self, states: Tensor) -> Tensor:
         """One state of the states (..., n, size), neighbours first."""
@@ -113,9 +112,7 @@ class Law:
     def finish(self, state: Tensor) -> tuple[Tensor, ...]:
         """The results of a state."""
         found = evaluate_all(self.results, self._values(state), state)
-        return tuple(
-            [x.expand(*state.shape[:-1], f.dim) for x, f in zip(found, self.results, strict=True)]
-        )
+        return tuple([x.expand(*state.shape[:-1], f.dim) for x, f in zip(found, self.results, strict=True)])
 
     def _values(self, state: Tensor, first: int = 0) -> dict[int, Tensor]:
         return {first + k: part for k, part in enumerate(state.split(self.dims, -1))}
@@ -123,3 +120,9 @@ class Law:
     def _compute(self, formulas: Parts, values: dict[int, Tensor], shape: tuple[int, ...]) -> Tensor:
         found = evaluate_all(formulas, values, next(iter(values.values())))
         return torch.cat([x.expand(*shape, n) for x, n in zip(found, self.dims, strict=True)], -1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _stepped(law: Law, count: int) -> Parts:
+    entries = tuple(var(law.entry(c), law.dim, "i") for c in range(count))
+    return law.step(law.state(), entries)

@@ -19,6 +19,7 @@ from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
 from .reduction import Reduction
 from .reductions import SUM
+from .stages import run_in_stages, staged
 
 Tensor = torch.Tensor
 
@@ -110,6 +111,17 @@ def launch(
     options: _options.Options,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
+    late = [k for k, o in enumerate(outputs) if o.reduction.scores and staged(o)]
+    if late:
+        rest = [k for k in range(len(outputs)) if k not in late]
+        found = launch(tuple(outputs[k] for k in rest), args, sizes, options) if rest else []
+        results = dict(zip(rest, found, strict=True))
+        g = measure(outputs, shapes_of(args), sizes)
+        for k in late:
+            results[k] = run_in_stages(
+                outputs[k], args, lambda o, a: launch((o,), a, (g.M, g.N), options)[0][0]
+            )
+        return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])

@@ -88,7 +88,9 @@ def prepare(
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
-    if any(too_large(f) for f in exprs) or any(o.reduction.law and too_long(o.reduction.law) for o in outputs):
+    if any(too_large(f) for f in exprs) or any(
+        o.reduction.law and too_long(o.reduction.law) for o in outputs
+    ):
         return None
     count = args
     tensor = isinstance(machine, Gpu) and machine.tensor

@@ -28,7 +28,8 @@ class Reduction:
     ----------
     name : str
     outputs : tuple of {"value", "index", "count", "flag"}
-        What a call returns, in order; only values have gradients.
+        What a call returns, in order; only values have gradients. Empty until the reduction is bound, if
+        it has as many values as its law has results.
     tile : callable (reduction, f, j0) -> state
         State of a block of entries; ``f`` has shape (..., m, n, dim), its first column is j0.
     merge : callable (reduction, state, state) -> state
@@ -57,6 +58,8 @@ class Reduction:
         Reductions given by formulas.
     law : Law or None
         What `bind` made of it.
+    doc : str
+        What it gives, as a noun.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Reduction:
     separable: bool = True
     build: Callable[[Reduction, int], Law] | None = None
     law: Law | None = None
+    doc: str = ""
 
     def __repr__(self) -> str:
         return self.name if self.code != "kmin" else f"{self.name}(k={self.k})"
@@ -87,8 +91,8 @@ class Reduction:
 
     def dims(self, dim: int) -> tuple[int, ...]:
         """Components of each output, for entries of ``dim`` components."""
-        law = self.bind(dim).law
-        return (dim,) * len(self.outputs) if law is None else tuple(f.dim for f in law.results)[: len(self.outputs)]
+        r = self.bind(dim)
+        return tuple(f.dim for f in r.law.results[: len(r.outputs)]) if r.law else (dim,) * len(r.outputs)
 
     @property
     def recorded(self) -> Reduction:
@@ -107,7 +111,8 @@ class Reduction:
 @functools.lru_cache(maxsize=1024)
 def _bound(r: Reduction, dim: int) -> Reduction:
     assert r.build is not None
-    return replace(r, law=r.build(r, dim))
+    law = r.build(r, dim)
+    return replace(r, law=law, outputs=r.outputs or ("value",) * len(law.results))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -192,6 +197,7 @@ def fold(
     residuals: int = 0,
     scores: int = 0,
     separable: bool = True,
+    doc: str = "",
 ) -> Reduction:
     """A reduction whose state is given by formulas."""
     return Reduction(
@@ -207,4 +213,5 @@ def fold(
         scores=scores,
         separable=separable,
         build=build,
+        doc=doc,
     )

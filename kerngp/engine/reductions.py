@@ -6,8 +6,9 @@ The tensor functions below are the definition; ``code`` holds what a code genera
 by formulas are in `folds`, with their rules for what has no number.
 
 NaN and infinities: sums and logsumexp propagate them (logsumexp of a row with +inf is +inf, NaN
-or not); the gradient of a row of -inf is 0. The selecting reductions (min, max, k-min, k-max and their indices) skip NaN; an entry of +inf (-inf
-for max) is never selected, so a row without any other entry yields that infinity and index -1.
+or not); the gradient of a row of -inf is 0. The selecting reductions (min, max, k-min, k-max and
+their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
+other entry yields that infinity and index -1.
 """
 
 from __future__ import annotations
@@ -135,14 +136,31 @@ def _select_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, de
 
 
 def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = False) -> Reduction:
-    return Reduction(
-        name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated
-    )
+    extreme = "largest" if negated else "smallest"
+    entry = f"{extreme} entry" if code == "min" else f"K {extreme} entries"
+    place = "index" if code == "min" else "indices"
+    docs = {
+        ("value",): f"The {entry}",
+        ("index",): f"The {place} of the {entry}",
+        ("value", "index"): f"The {entry} and {'its' if code == 'min' else 'their'} {place}",
+    }
+    functions = (_select_tile, _select_merge, _select_final, _select_neutral)
+    return Reduction(name, outputs, *functions, code, selects=True, negated=negated, doc=docs[outputs])
 
 
-SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum", seed=_sum_seed)
+SUM = Reduction(
+    "sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum", seed=_sum_seed, doc="The sum"
+)
 LOGSUMEXP = Reduction(
-    "logsumexp", ("value",), _lse_tile, _lse_merge, _lse_final, _lse_neutral, "logsumexp", seed=_lse_seed
+    "logsumexp",
+    ("value",),
+    _lse_tile,
+    _lse_merge,
+    _lse_final,
+    _lse_neutral,
+    "logsumexp",
+    seed=_lse_seed,
+    doc="The logarithm of the sum of exponentials",
 )
 MIN = _selection("min", ("value",), "min")
 ARGMIN = _selection("argmin", ("index",), "min")

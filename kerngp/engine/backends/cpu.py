@@ -55,7 +55,7 @@ def run(
 
 
 def _alone(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options) -> tuple[Tensor, ...]:
-    """One output: in generated code, else a slice of its components after the other, else by the definition."""
+    """One output: in generated code, in slices of its components if need be, else by the definition."""
     found = _plan_call((o,), args, g, options)
     if found is not None:
         return found[0]
