@@ -87,7 +87,7 @@ def define_reduction(
 
     formulas = (neutral, step, merge, final)
     for what, f in (("step", step), ("merge", merge), ("final", final), ("gradient", gradient)):
-        if f is not None and not callable(f):
+        if not callable(f) and (f is not None or what in ("step", "merge")):
             raise FormulaError(f"{what}={f!r} of {name}: expected a function that makes formulas.")
 
     def build(r: Reduction, dim: int) -> Law:
