@@ -40,7 +40,8 @@ def map_reduce(
     expr : Expr
         The formula; its variables name positions in ``args``.
     reduction : Reduction
-        `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`.
+        Of `engine.reductions`: `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`; of `engine.folds`:
+        `PROD`, `MEAN`, `COUNT`, ...; or one made by `kerngp.define_reduction`.
     args : sequence of torch.Tensor
         Shapes (..., M, dim) for i-variables, (..., N, dim) for j-variables, (..., dim) for
         parameters; leading batch axes broadcast. One floating dtype, one device.
@@ -55,7 +56,8 @@ def map_reduce(
     -------
     Tensor or tuple of Tensor
         (..., M, dim) for axis "j"; (..., N, dim) for "i"; (..., dim) for "ij". Indices are int64.
-        k-min reductions have shape (..., M, k, dim). Reductions of several outputs return a tuple.
+        k-min reductions have shape (..., M, k, dim). Counts are int64, answers of any and all bool.
+        Reductions of several outputs return a tuple.
 
     Raises
     ------

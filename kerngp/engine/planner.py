@@ -123,9 +123,12 @@ def prepare(
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance; selections only where expanding is usual anyway."""
+    """One smooth function of one distance; selections only where expanding is usual anyway.
+
+    Not for states given by formulas: they may ask whether a value is exactly zero.
+    """
     form = tensor_form([t.core for t in tasks])
-    if form is None or not all(t.by_row for t in tasks):
+    if form is None or not all(t.by_row and t.law is None for t in tasks):
         return False
     short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
