@@ -4,7 +4,8 @@ Entries of the weighted ones are exponents f and weights w side by side, `weight
 (m, v): the largest f, and the sum of w exp(f - m).
 
 What has no number. Sums, means and products follow IEEE arithmetic: NaN stays, inf - inf and 0 inf are NaN;
-a product with a zero is zero if all other entries are finite. NaN counts as nonzero. In the weighted ones
+a product with a zero is zero if all other entries are finite, and parts of it may over- or underflow. Its
+first and second derivatives are right at zeros; a third one misses triples of zeros. NaN counts as nonzero. In the weighted ones
 an entry of -inf weighs nothing; a row of nothing else has the logarithm -inf and no weighted mean (NaN);
 where f is +inf, logarithms are +inf for positive weights and weighted means NaN. The logarithm of a negative
 sum is NaN. Rows of the logarithm -inf, and entries of -inf, have the gradient 0.
@@ -83,8 +84,11 @@ def _mean_seed(r: Reduction, f: Expr, results: Parts, g: Parts) -> Expr:
 
 
 def _prod(r: Reduction, dim: int) -> Law:
-    """(product of the nonzero entries, number of zeros), both residuals: with them the derivative at a zero
-    is the product of the others."""
+    """(product q of the nonzero entries, number z of zeros).
+
+    The product is q e, with e the product of the zeros. Residuals, for the derivative: q, z, e, and the sum u
+    of the zeros, which is zero, but not its derivative.
+    """
 
     def step(s: Parts, fs: Parts) -> Parts:
         q, z = s
@@ -93,22 +97,23 @@ def _prod(r: Reduction, dim: int) -> Law:
             q, z = q * ifelse(zero - 1.0, 1.0, f), z + zero
         return q, z
 
-    return Law(
-        dim,
-        (1.0, 0.0),
-        (dim, dim),
-        step,
-        lambda a, b: (a[0] * b[0], a[1] + b[1]),
-        lambda s: (ifelse(-s[1], s[0], s[0] * 0.0), *s),
-    )
+    def results(s: Parts) -> Parts:
+        q, z = s
+        return ifelse(-z, q, q * 0.0), q, z, node("eq", z, const(0.0)), z * 0.0
+
+    return Law(dim, (1.0, 0.0), (dim, dim), step, lambda a, b: (a[0] * b[0], a[1] + b[1]), results)
 
 
 def _prod_seed(r: Reduction, f: Expr, results: Parts, g: Parts) -> Expr:
-    """The product of the others. Second derivatives do not see pairs of zeros: such rows get NaN there."""
-    _, q, z = results
-    quotient = q / f
-    others = comparing("eq", f, 0.0, comparing("eq", z, 1.0, q, 0.0), comparing("eq", z, 0.0, quotient, 0.0))
-    return g[0] * others + g[1] * comparing("eq", z, 0.0, quotient, math.nan)
+    """The product of the others, which at a zero is q (one zero) or q times the other zero (two of them).
+
+    Written in q, e and u, whose own derivatives follow, so that second derivatives are right too.
+    """
+    _, q, z, e, u = results
+    by_q = q / comparing("eq", f, 0.0, 1.0, f)
+    by_e = comparing("eq", z, 1.0, 1.0, comparing("eq", z, 2.0, u - f, 0.0))
+    of_q, of_e = g[0] * e + g[1], g[0] * q + g[3]
+    return comparing("eq", f, 0.0, of_e * by_e + g[4], of_q * by_q)
 
 
 # ---------------------------------------------------------------- exponentials with weights
@@ -239,7 +244,7 @@ def _softened(r: Reduction, e: Expr, results: Parts, g: Parts, sign: float) -> E
 
 # ---------------------------------------------------------------- records
 
-PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=2, doc="The product")
+PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=4, doc="The product")
 MEAN = fold("mean", ("value",), _mean, _mean_seed, residuals=1, doc="The mean")
 COUNT = fold("count", ("count",), _count, doc="The number of nonzero entries")
 ANY = fold("any", ("flag",), _any, doc="Whether an entry is nonzero")
