@@ -5,10 +5,10 @@ Entries of the weighted ones are exponents f and weights w side by side, `weight
 
 What has no number. Sums, means and products follow IEEE arithmetic: NaN stays, inf - inf and 0 inf are NaN;
 a product with a zero is zero if all other entries are finite, and parts of it may over- or underflow. Its
-first and second derivatives are right at zeros; a third one misses triples of zeros. NaN counts as nonzero. In the weighted ones
-an entry of -inf weighs nothing; a row of nothing else has the logarithm -inf and no weighted mean (NaN);
-where f is +inf, logarithms are +inf for positive weights and weighted means NaN. The logarithm of a negative
-sum is NaN. Rows of the logarithm -inf, and entries of -inf, have the gradient 0.
+first and second derivatives are right at zeros; a third one misses triples of zeros. NaN counts as nonzero.
+In the weighted ones an entry of -inf weighs nothing; a row of nothing else has the logarithm -inf and no
+weighted mean (NaN); where f is +inf, logarithms are +inf for positive weights and weighted means NaN. The
+logarithm of a negative sum is NaN. Rows of the logarithm -inf, and entries of -inf, have the gradient 0.
 """
 
 from __future__ import annotations
@@ -193,7 +193,22 @@ def _lse_law(r: Reduction, dim: int) -> Law:
 
 
 def _pair_law(r: Reduction, dim: int) -> Law:
-    return _shifted(r, dim, 1.0, False, lambda F, s: (concat(s[0], s[1]),))
+    """(m, v) itself; beside it the number of entries that equal m, which share its derivative."""
+    plain = _shifted(r, dim, 1.0, False, lambda F, s: s)
+
+    def step(s: Parts, es: Parts) -> Parts:
+        m, v = plain.step(s[:2], es)
+        ties = s[2] * node("eq", s[0], m)
+        for e in es:
+            ties = ties + node("eq", _split(r, e)[0], m)
+        return m, v, ties
+
+    def merge(a: Parts, b: Parts) -> Parts:
+        m, v = plain.merge(a[:2], b[:2])
+        return m, v, a[2] * node("eq", a[0], m) + b[2] * node("eq", b[0], m)
+
+    dims = (*plain.dims, plain.dims[0])
+    return Law(dim, (*plain.neutral, 0.0), dims, step, merge, lambda s: (concat(s[0], s[1]), s[2]))
 
 
 def _mean_of_softmax(F: int, s: Parts) -> Parts:
@@ -222,6 +237,17 @@ def _lse_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
     f, w = _split(r, e)
     h = g[0] * exp(f - above(results[0]))
     return concat(_narrow(h * w, f.dim), widen(h, w.dim))
+
+
+def _pair_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
+    """dv = sum of h dw + w h (df - dm) with h = exp(f - m); dm is the mean of df where f = m."""
+    f, w = _split(r, e)
+    pair, ties = results
+    m, v = pair[: f.dim], pair[f.dim :]
+    of_m, of_v = g[0][: f.dim], g[0][f.dim :]
+    h = of_v * exp(f - above(m))
+    of_f = _narrow(h * w, f.dim) + comparing("eq", f, m, (of_m - _narrow(of_v * v, f.dim)) / ties, 0.0)
+    return concat(of_f, widen(h, w.dim)) if r.scores else of_f
 
 
 def _softmax_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
@@ -283,6 +309,8 @@ MAX_SUMSHIFTEXP = fold(
     "max_sumshiftexp",
     ("value",),
     _pair_law,
+    _pair_seed,
+    residuals=1,
     separable=False,
     doc="The pair (m, s): the maximum m, and the sum of exp(f - m)",
 )
@@ -290,6 +318,8 @@ MAX_SUMSHIFTEXPWEIGHT = fold(
     "max_sumshiftexpweight",
     ("value",),
     _pair_law,
+    _pair_seed,
+    residuals=1,
     scores=1,
     separable=False,
     doc="The pair (m, s): the maximum m, and the sum of w exp(f - m)",

@@ -18,7 +18,6 @@ from kerngp.engine.folds import (
     FOLDS,
     LOGSUMEXPWEIGHT,
     MAX_SUMSHIFTEXP,
-    MAX_SUMSHIFTEXPWEIGHT,
     MEAN,
     PROD,
     SOFTMIN,
@@ -335,12 +334,13 @@ def test_gradients_with_entries_of_minus_infinity(options) -> None:
             assert not g[2].any(), f"{r}: a row without weight has the gradient {g[2]}"
 
 
-@pytest.mark.parametrize("r", [MAX_SUMSHIFTEXP, MAX_SUMSHIFTEXPWEIGHT], ids=repr)
-def test_raw_pairs_have_no_derivative(r: Reduction) -> None:
-    expr, args, _, _, r = case(r, 3, 4, torch.float64)
-    out = value(expr, r, [a.requires_grad_() for a in args])
-    with pytest.raises(FormulaError, match=f"the reduction {r.name} has no derivative; detach"):
-        out.sum().backward()
+def test_equal_maxima_share_the_derivative() -> None:
+    f = torch.tensor([[3.0], [1.0], [3.0], [-1.0]], dtype=torch.float64).requires_grad_()
+    out = value(Vj(0, 1), MAX_SUMSHIFTEXP, (f,), sizes=(1, None), options=CPU)
+    c = torch.tensor([[2.0, 5.0]], dtype=torch.float64)
+    (got,) = torch.autograd.grad((out * c).sum(), f)
+    (want,) = torch.autograd.grad((pair(f, torch.ones_like(f), 0) * c).sum(), f)
+    assert_close(got, want, 1e-14, "derivative of a maximum")
 
 
 @pytest.mark.parametrize("r", [COUNT, ANY, ALL], ids=repr)
