@@ -75,6 +75,15 @@ BUDGET = {
     ("gaussian 3", "float64"): 28.0,
     ("symmetric 3", "float32"): 11.95,
 }
+# The same on tensor cores: the usual way once around the loop over j
+TENSOR_BUDGET = {
+    "gaussian 3": 6.0,
+    "gaussian 10": 6.85,
+    "logsumexp 3": 7.75,
+    "argmin 3": 2.65,
+    "neighbours 10": 3.1,
+    "columns 3": 13.0,
+}
 
 
 TENSOR = {
@@ -85,7 +94,9 @@ TENSOR = {
     "columns 100": one(gaussian(100) * Vj(2, 64)),
     "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
     "logsumexp 3": one(-q(3), LOGSUMEXP),
+    "argmin 3": one(q(3), ARGMIN),
     "argmin 100": one(q(100), ARGMIN),
+    "neighbours 10": one(q(10), ARGKMIN(10)),
 }
 
 
@@ -110,6 +121,15 @@ def test_tensor_kernels_compile_into_registers(case: str, arch: str) -> None:
     for name, use in found.items():
         assert use.spills == 0 and use.stack == 0, f"{name} of {case} spills: {use}"
         assert use.registers <= REGISTERS, f"{name} of {case} takes {use.registers} registers"
+
+
+@pytest.mark.parametrize("case", TENSOR_BUDGET)
+def test_issue_slots_on_tensor_cores_stay_within_the_budget(case: str) -> None:
+    s = tensor_plan(case).schedule
+    image, _ = tensor_compiled(case, "sm_90")
+    turn = sass.usual_turn(sass.disassemble(image), "HMMA")
+    assert turn.instructions["HMMA"] >= s.rows // 2 * s.columns // 2  # every product is on the way
+    assert turn.slots / (s.rows * s.columns) <= TENSOR_BUDGET[case]
 
 
 def plan(case: str, dtype: str) -> Plan:

@@ -27,7 +27,6 @@ KG_DEVICE void kg_mma_tf32(float *d, uint4 a, uint2 b) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
-KG_DEVICE unsigned kg_tf32(float x) { unsigned r; asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(r) : "f"(x)); return r; }
 KG_DEVICE unsigned kg_halves(float low, float high) {
   unsigned r; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low)); return r;
 }
@@ -36,12 +35,20 @@ KG_DEVICE float kg_half(float x) {  // rounded to float16
 }
 KG_DEVICE void kg_raise(unsigned *word, unsigned x) { if (x > *(volatile unsigned *)word) atomicMax(word, x); }
 #endif
-// what tf32 leaves of x, in tf32
-KG_DEVICE unsigned kg_tf32_rest(float x, unsigned high) { return kg_tf32(x - __int_as_float((int)high)); }
+// x in tf32, cut off, and what that leaves, rounded: tensor cores ignore the bits below
+KG_DEVICE unsigned kg_tf32(float x) { return (unsigned)__float_as_int(x) & 0xffffe000u; }
+KG_DEVICE unsigned kg_tf32_rest(float x, unsigned high) {
+  return (unsigned)__float_as_int(x - __int_as_float((int)high)) + 0x1000u;
+}
 // x in float16: the n-th of the numbers that add up to it
 KG_DEVICE float kg_part(float x, int n) {
   for (; n > 0; n--) x -= kg_half(x);
   return x;
+}
+// a power of two that brings vectors of the largest squared norm (its bits are given) to a length of 5 to 12
+KG_DEVICE float kg_unit(unsigned bits) {
+  int e = (int)(bits >> 23) - 127;
+  return bits == 0 ? 1.0f : __int_as_float((130 - ((e + 1) >> 1)) << 23);
 }
 // 2^x by multiply-adds alone, for x of modest size; the fit of the CPU's lowering rules
 KG_DEVICE float kg_exp2_fma(float x) {
