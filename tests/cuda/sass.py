@@ -111,12 +111,12 @@ def main_loop(text: str, kernel: str = "kg_tile") -> Loop:
 
 
 def usual_turn(text: str, name: str, kernel: str = "kg_tile") -> Loop:
-    """The shortest way once around the longest loop that holds an instruction ``name``.
+    """The shortest way once around the shortest loop that holds an instruction ``name``.
 
-    What is rarely done (the last columns, a candidate, a flush) is branched around, and does not count.
+    What is rarely done (a candidate that is looked at again) is branched around, and does not count.
     """
     code, labels = code_of(text)[kernel]
-    lo, hi = max(
+    lo, hi = min(
         (span for span in _loops(code, labels) if any(c.name == name for c in code[span[0] : span[1]])),
         key=lambda span: span[1] - span[0],
     )

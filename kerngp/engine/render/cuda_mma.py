@@ -88,17 +88,16 @@ class Tensor(Wide):
     def _loop(self) -> None:
         e, s = self.e, self.s
         span = s.lanes * s.columns
-        with e.braces(f"for (int j0 = j_begin, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
-            products = self._products()
-            with e.braces(f"if (j0 + {span} <= j_end)"):
-                self._step(products, False)
-            with e.braces("else"):
-                self._step(products, True)
-            with e.braces(f"if (turn % {s.block_j} == 0)"):
-                for state in self.states:
-                    state.flush()
-        for state in self.states:
-            state.flush()
+        with e.braces("for (int j0 = j_begin; j0 < j_end;)"):
+            e.put(f"const int stop = min(j0 + {span * s.block_j}, j_end);")
+            e.put("#pragma unroll 1")
+            with e.braces(f"for (; j0 + {span} <= stop; j0 += {span})"):
+                self._step(self._products(), False)
+            with e.braces("if (j0 < stop)"):
+                self._step(self._products(), True)
+                e.put("j0 = stop;")
+            for state in self.states:
+                state.flush()
 
     def _step(self, products: Block, tail: bool) -> None:
         e, form = self.e, self.form

@@ -371,7 +371,8 @@ class Narrow(TileKernel):
         self._stage("0", first)
         e.put("kg_copy_commit();")
         size = s.block_j * self.width
-        with e.braces(f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
+        loop = f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"
+        with e.lane_powers(), e.braces(loop):
             with e.braces(f"if (j0 + {s.block_j} < j_end)"):
                 self._stage("turn ^ 1", f"j0 + {s.block_j}")
             e.put("kg_copy_commit();")

@@ -33,6 +33,11 @@ KG_DEVICE unsigned kg_halves(float low, float high) {
 KG_DEVICE float kg_half(float x) {  // rounded to float16
   float r; asm("{.reg .f16 h; cvt.rn.f16.f32 h,%1; cvt.f32.f16 %0,h;}" : "=f"(r) : "f"(x)); return r;
 }
+KG_DEVICE double kg_from_lane(double mine, int lane) { return __shfl_sync(0xffffffffu, mine, lane); }
+KG_DEVICE int kg_low_word(double x) { return __double2loint(x); }
+KG_DEVICE double kg_raise_exponent(double x, int n) {
+  return __hiloint2double(__double2hiint(x) + (n << 20), __double2loint(x));
+}
 KG_DEVICE void kg_raise(unsigned *word, unsigned x) { if (x > *(volatile unsigned *)word) atomicMax(word, x); }
 #endif
 // x in tf32, cut off, and what that leaves, rounded: tensor cores ignore the bits below
@@ -61,6 +66,20 @@ KG_DEVICE float kg_exp2_fma(float x) {
   p = fmaf(p, f, 0.6931471824645996f);
   p = fmaf(p, f, 1.0f);
   return __int_as_float(__float_as_int(p) + (__float_as_int(t) << 23));
+}
+// 2^((scale + rest) x / 32) for scale x <= 0, and 0 where x is beyond `least`. `power` is 2^(k / 32) in lane k of
+// the warp, all of whose lanes come here. The polynomial is (2^(r / 32) - 1) / r for |r| <= 1/2, to 1.4e-16.
+KG_DEVICE double kg_exp2_lanes(double x, double scale, double rest, double least, double power) {
+  double turns = fma(x, scale, 6755399441055744.0), r = fma(x, scale, 6755399441055744.0 - turns);
+  r = rest == 0.0 ? r : fma(x, rest, r);
+  int n = kg_low_word(turns);
+  double p = 3.9737238568525983e-11;
+  p = fma(p, r, 9.172607532092245e-09);
+  p = fma(p, r, 1.6938509724285119e-06);
+  p = fma(p, r, 0.0002345961981994449);
+  p = fma(p, r, 0.02166084939249829);
+  double t = kg_from_lane(power, n & 31), y = kg_raise_exponent(fma(t, r * p, t), n >> 5);
+  return (scale < 0.0 ? x > least : x < least) ? 0.0 : y;
 }
 KG_DEVICE double kg_sqrt(double x) { return sqrt(x); }
 KG_DEVICE double kg_rcp(double x) { return 1.0 / x; }

@@ -59,6 +59,11 @@ static inline float kg_half(float x) { return (float)(_Float16)x; }
 static inline unsigned kg_halves(float low, float high) {
   _Float16 h[2] = {(_Float16)low, (_Float16)high}; unsigned r; memcpy(&r, h, 4); return r;
 }
+static inline double kg_from_lane(double mine, int lane) { return kg_get(mine, lane); }
+static inline int kg_low_word(double x) { return (int)__double_as_longlong(x); }
+static inline double kg_raise_exponent(double x, int n) {
+  return __longlong_as_double(__double_as_longlong(x) + ((long long)((unsigned long long)n << 52)));
+}
 static inline void kg_raise(unsigned *word, unsigned x) { if (x > *word) *word = x; }
 static inline float kg_exp2(float x) { return exp2f(x); }
 static inline float kg_sqrt(float x) { return sqrtf(x); }
