@@ -152,6 +152,7 @@ def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words:
     """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
     long = max(f.dim for f in fields["i"]) > 14
     signal = any(t.signal for t in tasks)
+    words = 2 if any(t.exact is not None for t in tasks) else words  # a selection looks at all that is near
     many = signal or any(t.core.dim > 1 for t in tasks)
     rows, columns = (4, 4) if many else (8, 8) if long else (4, 8)
     blocks = 2 if long or many else 4

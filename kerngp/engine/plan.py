@@ -177,7 +177,8 @@ class Task:
 
     code is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
     ``post`` factor, applied once per row. ``by_row`` tells results for i from results for j.
-    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only.
+    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only. Where ``core`` is
+    an approximation, ``exact`` is what decides a selection.
     """
 
     code: str
@@ -186,6 +187,7 @@ class Task:
     by_row: bool = True
     signal: bool = False
     dim: int = 1
+    exact: Expr | None = None
 
 
 @dataclass(frozen=True)

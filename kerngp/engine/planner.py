@@ -26,6 +26,7 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
+SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
 WIDE = 16  # components of an output from which it has a pass of its own
 
 
@@ -88,7 +89,7 @@ def prepare(
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
     if any(too_large(f) for f in exprs):
         return None
-    count = args
+    count, given = args, exprs
     tensor = isinstance(machine, Gpu) and machine.tensor
     if expand:
         expanded, count = expand_distances(exprs, 0 if tensor else EXPAND_ABOVE, args)
@@ -102,11 +103,13 @@ def prepare(
         posts.append(post)
         signal = own_signal or signal
     cores = tuple(strengthen(merge_exponentials(t.core), facts) for t in tasks)
-    fields = hoist((*cores, *(t.post for t in tasks)))
+    exact = (f if tensor and o.reduction.selects else None for o, f in zip(outputs, given, strict=True))
+    fields = hoist((*cores, *(t.post for t in tasks), *exact))
     n = len(tasks)
+    found = (fields.exprs[k : k + n] for k in (0, n, 2 * n))
     done = tuple(
-        Task(t.code, core, post, t.by_row, t.signal, t.dim)
-        for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
+        Task(t.code, core, post, t.by_row, t.signal, t.dim, f)
+        for t, core, post, f in zip(tasks, *found, strict=True)
         if core is not None
     )
     if tensor and not _suits_tensor_cores(done):
@@ -119,10 +122,14 @@ def prepare(
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance; selections only where expanding is usual anyway."""
+    """One smooth function of one distance, or selection by a distance alone."""
     form = tensor_form([t.core for t in tasks])
     if form is None or not all(t.by_row for t in tasks):
         return False
+    if any(t.exact is not None for t in tasks):
+        (core, *others) = [t.core for t in tasks]
+        near = core is form.node or (core.op == "neg" and core.args[0] is form.node)
+        return near and not others and form.U.dim >= SELECT_FROM
     short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
 

@@ -224,6 +224,17 @@ class TileKernel:
             e, lambda v, d: leaf(v, d) if v.attr[2] == "j" else self._own(v, d), lambda axes: (self.rows, 1)
         )
 
+    def at_pair(self, r: int, column: str) -> Lowering:
+        """Formulas at one row of the thread and one column."""
+        e, where = self.e, {"i": f"from{r}", "j": column, "p": ""}
+
+        def leaf(v: Expr, d: Component) -> Block:
+            axis = v.attr[2]
+            at = self.records.place(axis, "batch", where[axis], self._component(axis, v, d))
+            return Block([[e.let(e.real, f"r{axis}[{at}]")]])
+
+        return Lowering(e, leaf, lambda axes: (1, 1))
+
     # ------------------------------------------------------------------ leaves
     def _component(self, axis: str, v: Expr, d: Component) -> Any:
         return self.e.index_add(d.value if isinstance(d, Index) else d, self.records.offsets[axis][v.attr[0]])
@@ -360,7 +371,8 @@ class Narrow(TileKernel):
         self._stage("0", first)
         e.put("kg_copy_commit();")
         size = s.block_j * self.width
-        with e.braces(f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
+        loop = f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"
+        with e.lane_powers(), e.braces(loop):
             with e.braces(f"if (j0 + {s.block_j} < j_end)"):
                 self._stage("turn ^ 1", f"j0 + {s.block_j}")
             e.put("kg_copy_commit();")
