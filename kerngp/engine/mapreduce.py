@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from .. import options as _options
@@ -81,24 +81,15 @@ def map_reduce_many(
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
     options = options or _options.current()
     if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-        _refuse_transforms(args)
+        from .transforms import needed, transformable
+
+        if needed(args):
+            return transformable(outputs, args, sizes, options)
     if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
         return differentiable(outputs, args, sizes, options)
     return launch(outputs, args, sizes, options)
-
-
-def _refuse_transforms(args: tuple[Tensor, ...]) -> None:
-    """Forward mode and `torch.func` would lose derivatives silently, or end in an obscure error."""
-    for a in args:
-        if isinstance(a, Tensor) and (
-            is_functorch_wrapped_tensor(a) or forward_ad.unpack_dual(a).tangent is not None
-        ):
-            raise BackendUnavailable(
-                "forward-mode derivatives and the transforms of torch.func (jvp, vmap, grad, ...) are not "
-                "part of this version; use torch.autograd.grad or backward, which work to any order."
-            )
 
 
 def launch(

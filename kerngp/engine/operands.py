@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
@@ -327,13 +328,15 @@ def _same(a: Any, b: Any) -> bool:
     """Two views of the same numbers, or two equal symbols.
 
     Tensors that take part in autograd are the same only if they are one object: equal storage may
-    carry different histories.
+    carry different histories, or different tangents.
     """
     if isinstance(a, Symbol) or isinstance(b, Symbol):
         return isinstance(a, Symbol) and isinstance(b, Symbol) and a == b
     if type(a) is tuple or type(b) is tuple or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.requires_grad or b.requires_grad or a.stride() != b.stride() or not a.numel():
+    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0:
+        return False
+    if a.stride() != b.stride() or not a.numel():
         return False
     try:
         return a.data_ptr() == b.data_ptr()
