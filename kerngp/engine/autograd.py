@@ -18,7 +18,7 @@ from .autodiff import jvp, transpose, vjp
 from .expr import Expr, var, variables
 from .ops import exp
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import SUM, Reduction
+from .reductions import SUM, named
 
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
@@ -178,7 +178,9 @@ def selected(
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        (index,) = find((Output(o.expr, _index_of(o.reduction)),), args, (g.M, g.N), options)[0]
+        (index,) = find(
+            (Output(o.expr, named("arg" + o.reduction.name, o.reduction.k)),), args, (g.M, g.N), options
+        )[0]
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)
@@ -189,11 +191,26 @@ def selected(
     return tuple(value if kind == "value" else index for kind in o.reduction.outputs)
 
 
-@functools.lru_cache(maxsize=256)
-def _index_of(r: Reduction) -> Reduction:
-    from dataclasses import replace
+def selected_cotangents(
+    o: Output, args: tuple[Tensor, ...], grad: Tensor, wanted: tuple[int, ...], g: Geometry, options: Options
+) -> list[Tensor | None]:
+    """Cotangents of the arguments ``wanted`` (None elsewhere), given that of the value of a selection."""
+    from .mapreduce import launch
 
-    return replace(r, name="arg" + r.name, outputs=("index",))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = list(args)
+        for k in wanted:
+            leaves[k] = args[k].view_as(args[k]) if again else args[k].detach().requires_grad_()
+        values = selected(o, tuple(leaves), g, options, launch)
+        value = values[o.reduction.outputs.index("value")]
+        found = torch.autograd.grad(
+            value, [leaves[k] for k in wanted], grad, create_graph=again, allow_unused=True
+        )
+    result: list[Tensor | None] = [None] * len(args)
+    for k, t in zip(wanted, found, strict=True):
+        result[k] = t
+    return result
 
 
 def _component(f: Expr, d: int) -> Expr:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
@@ -79,13 +80,17 @@ def map_reduce_many(
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
+    if is_compiling():
+        from .compiled import traced
+
+        return traced(outputs, args, sizes, options)
     options = options or _options.current()
     if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
         from .transforms import needed, transformable
 
         if needed(args):
             return transformable(outputs, args, sizes, options)
-    if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
+    if torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args]):
         from .autograd import differentiable
 
         return differentiable(outputs, args, sizes, options)
@@ -99,6 +104,10 @@ def launch(
     options: _options.Options,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
+    if torch._C._len_torch_dispatch_stack():  # a tracer wants to see an operator, not the numbers
+        from .compiled import recorded
+
+        return recorded(outputs, args, sizes, options)
     shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
