@@ -90,7 +90,7 @@ def map_reduce_many(
 
         if needed(args):
             return transformable(outputs, args, sizes, options)
-    if torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args]):
+    if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
         return differentiable(outputs, args, sizes, options)

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
 from .autodiff import rename
-from .expr import Expr, const, node, var
+from .expr import Expr, const, node, var, variables
 
 AXES = "ijp"
 Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
@@ -315,6 +315,20 @@ def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]
         out, place = join(out, one)
         places.append(before if place is None else place[0])
     return out, tuple(places)
+
+
+def read(e: Expr, operands: Operands) -> tuple[Expr, Operands]:
+    """Without the symbols that a formula no longer reads: nobody has to pass an array for them."""
+    needed = {v.attr[0] for v in variables(e)}
+    kept = [k for k, v in enumerate(operands.values) if k in needed or not isinstance(v, Symbol)]
+    values = tuple(operands.values[k] for k in kept)
+    left = operands._replace(
+        values=values,
+        axes="".join(operands.axes[k] for k in kept),
+        symbolic=any(isinstance(v, Symbol) for v in values),
+    )
+    places = tuple(kept.index(k) if k in kept else 0 for k in range(len(operands.values)))
+    return renumber(e, places), left
 
 
 def _find(values: tuple, axes: str, value: Any, axis: str) -> int:
