@@ -20,6 +20,7 @@ from ..options import Options
 from .autograd import Sizes, cotangents, selected_cotangents
 from .plan import Geometry, Output, measure, shapes_of
 from .reductions import named
+from .sketch import formula, known
 from .text import from_text, to_text
 
 Tensor = torch.Tensor
@@ -41,7 +42,7 @@ def traced(
             "leave the transform out of torch.compile, or compile without fullgraph=True."
         )
     # the compiler hands over formulas and constants, but no record that is made while it looks on
-    parts = [part for o in outputs for part in (o.expr, o.reduction.name, o.reduction.k, o.axis)]
+    parts = [part for o in outputs for part in (known(o.expr), o.reduction.name, o.reduction.k, o.axis)]
     return _called(_call(options, *parts), _counts(*parts), args, sizes)
 
 
@@ -71,7 +72,7 @@ def _transforming() -> bool:
 
 @torch.compiler.assume_constant_result
 def _call(options: Options | None, *parts: Any) -> str:
-    outputs = tuple(map(Output, parts[::4], map(named, parts[1::4], parts[2::4]), parts[3::4]))
+    outputs = tuple(map(Output, map(formula, parts[::4]), map(named, parts[1::4], parts[2::4]), parts[3::4]))
     return to_text(outputs, options or _options.current())
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
@@ -84,9 +85,8 @@ EMPTY = Operands()
 # ---------------------------------------------------------------- leaves
 
 
-@functools.lru_cache(maxsize=1024)
 def _leaf(dim: int, axis: str) -> Expr:
-    return var(0, dim, axis)
+    return build(var, (0, dim, axis), ())
 
 
 def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Operands]:
@@ -157,16 +157,16 @@ def number(value: float) -> tuple[Expr, Operands]:
     scales compiles once. Factors such as 2 or 0.5 belong to the formula itself.
     """
     value = float(value)
-    if value == 0 or not math.isfinite(value):
-        return const(value), EMPTY
-    if abs(value) <= 64 and (value * 8).is_integer():
-        return _simple(value), EMPTY
+    if value == 0 or not math.isfinite(value) or (abs(value) <= 64 and (value * 8).is_integer()):
+        return constant(value), EMPTY
     return _leaf(1, "p"), Operands(((value,),), "p")
 
 
-@functools.lru_cache(maxsize=1024)
-def _simple(value: float) -> Expr:
-    return const(value)
+def constant(value: float) -> Expr:
+    """A number that is part of the formula, whatever it is."""
+    if value == 0 and not is_compiling():  # 0.0 and -0.0 would be one entry of a cache
+        return const(value)
+    return build(const, (value,), ())
 
 
 def symbol(index: int, dim: int, axis: int) -> tuple[Expr, Operands]:
@@ -219,14 +219,24 @@ def _layout_help(t: torch.Tensor) -> str:
 # ---------------------------------------------------------------- joining
 
 
-@functools.lru_cache(maxsize=8192)
-def build(
-    make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr
-) -> Expr:
+def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr) -> Expr:
     """An op (by name) or a composite of formulas whose variables are renumbered first.
 
-    Remembered: a formula typed in a loop is put together once.
+    Remembered: a formula typed in a loop is put together once. While `torch.compile` looks on, this
+    and all that is built of it is a `sketch.Sketch`.
     """
+    if is_compiling():
+        from .sketch import sketch
+
+        return sketch(make, attr, places, parts)
+    return put_together(make, attr, places, *parts)
+
+
+@functools.lru_cache(maxsize=8192)
+def put_together(
+    make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr
+) -> Expr:
+    """`build` of formulas proper."""
     exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
     return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
 
@@ -348,7 +358,7 @@ def _same(a: Any, b: Any) -> bool:
         return isinstance(a, Symbol) and isinstance(b, Symbol) and a == b
     if type(a) is tuple or type(b) is tuple or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0:
+    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0 or is_compiling():
         return False
     if a.stride() != b.stride() or not a.numel():
         return False

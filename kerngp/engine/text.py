@@ -34,21 +34,46 @@ def to_text(outputs: tuple[Output, ...], options: Options) -> str:
     >>> from_text(to_text(outputs, Options()))[0] == outputs
     True
     """
-    position: dict[Expr, int] = {}
-    for e in postorder(*(o.expr for o in outputs)):
-        position[e] = len(position)
-    program = [(e.op, [position[a] for a in e.args], e.attr) for e in position]
+    program, position = _program(*(o.expr for o in outputs))
     results = [(position[o.expr], *_name(o.reduction), o.axis) for o in outputs]
-    return json.dumps([program, results, asdict(options)], separators=(",", ":"))
+    return _dumps([program, results, asdict(options)])
 
 
 @functools.lru_cache(maxsize=4096)
 def from_text(text: str) -> tuple[tuple[Output, ...], Options]:
     """The outputs and options that `to_text` wrote."""
     program, results, options = json.loads(text)
-    nodes = revive((op, tuple(args), _tuples(attr)) for op, args, attr in program)
+    nodes = _nodes(program)
     outputs = tuple(Output(nodes[at], named(name, k), axis) for at, name, k, axis in results)
     return outputs, Options(**options)
+
+
+@functools.lru_cache(maxsize=4096)
+def formula_text(f: Expr) -> str:
+    """One formula as a line of JSON."""
+    return _dumps(_program(f)[0])
+
+
+@functools.lru_cache(maxsize=4096)
+def formula_of(text: str) -> Expr:
+    """The formula that `formula_text` wrote."""
+    return _nodes(json.loads(text))[-1]
+
+
+def _program(*roots: Expr) -> tuple[list[tuple], dict[Expr, int]]:
+    """Nodes in order, arguments before users, and where each is."""
+    position: dict[Expr, int] = {}
+    for e in postorder(*roots):
+        position[e] = len(position)
+    return [(e.op, [position[a] for a in e.args], e.attr) for e in position], position
+
+
+def _nodes(program: list) -> list[Expr]:
+    return revive((op, tuple(args), _tuples(attr)) for op, args, attr in program)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _name(r: Reduction) -> tuple[str, int]:
