@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
@@ -79,26 +80,21 @@ def map_reduce_many(
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
+    if is_compiling():
+        from .compiled import traced
+
+        return traced(outputs, args, sizes, options)
     options = options or _options.current()
     if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-        _refuse_transforms(args)
+        from .transforms import needed, transformable
+
+        if needed(args):
+            return transformable(outputs, args, sizes, options)
     if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
         return differentiable(outputs, args, sizes, options)
     return launch(outputs, args, sizes, options)
-
-
-def _refuse_transforms(args: tuple[Tensor, ...]) -> None:
-    """Forward mode and `torch.func` would lose derivatives silently, or end in an obscure error."""
-    for a in args:
-        if isinstance(a, Tensor) and (
-            is_functorch_wrapped_tensor(a) or forward_ad.unpack_dual(a).tangent is not None
-        ):
-            raise BackendUnavailable(
-                "forward-mode derivatives and the transforms of torch.func (jvp, vmap, grad, ...) are not "
-                "part of this version; use torch.autograd.grad or backward, which work to any order."
-            )
 
 
 def launch(
@@ -108,6 +104,10 @@ def launch(
     options: _options.Options,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
+    if torch._C._len_torch_dispatch_stack():  # a tracer wants to see an operator, not the numbers
+        from .compiled import recorded
+
+        return recorded(outputs, args, sizes, options)
     shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])

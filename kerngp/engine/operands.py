@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
 from .autodiff import rename
-from .expr import Expr, const, node, var
+from .expr import Expr, const, node, var, variables
 
 AXES = "ijp"
 Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
@@ -83,9 +85,8 @@ EMPTY = Operands()
 # ---------------------------------------------------------------- leaves
 
 
-@functools.lru_cache(maxsize=1024)
 def _leaf(dim: int, axis: str) -> Expr:
-    return var(0, dim, axis)
+    return build(var, (0, dim, axis), ())
 
 
 def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Operands]:
@@ -156,16 +157,16 @@ def number(value: float) -> tuple[Expr, Operands]:
     scales compiles once. Factors such as 2 or 0.5 belong to the formula itself.
     """
     value = float(value)
-    if value == 0 or not math.isfinite(value):
-        return const(value), EMPTY
-    if abs(value) <= 64 and (value * 8).is_integer():
-        return _simple(value), EMPTY
+    if value == 0 or not math.isfinite(value) or (abs(value) <= 64 and (value * 8).is_integer()):
+        return constant(value), EMPTY
     return _leaf(1, "p"), Operands(((value,),), "p")
 
 
-@functools.lru_cache(maxsize=1024)
-def _simple(value: float) -> Expr:
-    return const(value)
+def constant(value: float) -> Expr:
+    """A number that is part of the formula, whatever it is."""
+    if value == 0 and not is_compiling():  # 0.0 and -0.0 would be one entry of a cache
+        return const(value)
+    return build(const, (value,), ())
 
 
 def symbol(index: int, dim: int, axis: int) -> tuple[Expr, Operands]:
@@ -218,14 +219,24 @@ def _layout_help(t: torch.Tensor) -> str:
 # ---------------------------------------------------------------- joining
 
 
-@functools.lru_cache(maxsize=8192)
-def build(
-    make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr
-) -> Expr:
+def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr) -> Expr:
     """An op (by name) or a composite of formulas whose variables are renumbered first.
 
-    Remembered: a formula typed in a loop is put together once.
+    Remembered: a formula typed in a loop is put together once. While `torch.compile` looks on, this
+    and all that is built of it is a `sketch.Sketch`.
     """
+    if is_compiling():
+        from .sketch import sketch
+
+        return sketch(make, attr, places, parts)
+    return put_together(make, attr, places, *parts)
+
+
+@functools.lru_cache(maxsize=8192)
+def put_together(
+    make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr
+) -> Expr:
+    """`build` of formulas proper."""
     exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
     return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
 
@@ -316,6 +327,20 @@ def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]
     return out, tuple(places)
 
 
+def read(e: Expr, operands: Operands) -> tuple[Expr, Operands]:
+    """Without the symbols that a formula no longer reads: nobody has to pass an array for them."""
+    needed = {v.attr[0] for v in variables(e)}
+    kept = [k for k, v in enumerate(operands.values) if k in needed or not isinstance(v, Symbol)]
+    values = tuple(operands.values[k] for k in kept)
+    left = operands._replace(
+        values=values,
+        axes="".join(operands.axes[k] for k in kept),
+        symbolic=any(isinstance(v, Symbol) for v in values),
+    )
+    places = tuple(kept.index(k) if k in kept else 0 for k in range(len(operands.values)))
+    return renumber(e, places), left
+
+
 def _find(values: tuple, axes: str, value: Any, axis: str) -> int:
     for k, other in enumerate(values):
         if axes[k] == axis and (other is value or _same(other, value)):
@@ -327,13 +352,15 @@ def _same(a: Any, b: Any) -> bool:
     """Two views of the same numbers, or two equal symbols.
 
     Tensors that take part in autograd are the same only if they are one object: equal storage may
-    carry different histories.
+    carry different histories, or different tangents.
     """
     if isinstance(a, Symbol) or isinstance(b, Symbol):
         return isinstance(a, Symbol) and isinstance(b, Symbol) and a == b
     if type(a) is tuple or type(b) is tuple or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.requires_grad or b.requires_grad or a.stride() != b.stride() or not a.numel():
+    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0 or is_compiling():
+        return False
+    if a.stride() != b.stride() or not a.numel():
         return False
     try:
         return a.data_ptr() == b.data_ptr()

@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
@@ -128,8 +127,8 @@ def measure(
             raise ShapeError(f"sizes says {given} for {axis}, but {found[axis][1]} has {n} rows.")
         counts.append(n)
     try:
-        batch = np.broadcast_shapes(*batches) if batches else ()
-    except ValueError:
+        batch = torch.broadcast_shapes(*batches) if batches else ()
+    except RuntimeError:
         raise ShapeError(
             f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast."
         ) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .autodiff import transpose
 from .cuda_planner import Gpu
 from .expr import Expr, const, postorder, variables
+from .ops import widen
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
     Facts,
@@ -147,8 +148,10 @@ def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | No
     plain = parts.post is None or parts.post.dim == 1
     if alone and parts.signal is not None and parts.signal.dim > 1 and scalar and plain:
         return Task("sum", parts.pair or const(1.0), parts.post, signal=True), None, parts.signal
-    core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
-    return Task("sum", core, parts.post, dim=f.dim), None, None
+    core, post = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0), parts.post
+    if core.dim == 1 and plain:  # a scalar that stands for a vector
+        post = None if post is None and f.dim == 1 else widen(post or const(1.0), f.dim)
+    return Task("sum", core, post, dim=f.dim), None, None
 
 
 @functools.lru_cache(maxsize=4096)

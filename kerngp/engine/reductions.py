@@ -234,3 +234,17 @@ REDUCTIONS: dict[str, Reduction] = {
         _KMIN_ARGKMIN,
     )
 }
+
+
+def named(name: str, k: int = 1) -> Reduction:
+    """The reduction of this name in the table, with its k if it has one.
+
+    Raises
+    ------
+    FormulaError
+        There is none.
+    """
+    r = REDUCTIONS.get(name)
+    if r is None:
+        raise FormulaError(f"no reduction is named {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+    return with_k(r, k) if r.code == "kmin" else r

@@ -108,6 +108,8 @@ class LazyTensor:
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
         """argmin over i or j, or over the components of each vector."""
+    def auto_factorize(self) -> LazyTensor:
+        """self, see `factorize`."""
     @staticmethod
     def cat(parts: tuple | list, dim: int = -1) -> LazyTensor:
         """`concatenate` under its torch name."""
@@ -125,10 +127,16 @@ class LazyTensor:
     @property
     def device(self) -> torch.device | None:
         """Where the arrays are."""
+    def diff(self, other: Any, diffin: Any) -> LazyTensor:
+        """The differential in the variable ``other``, applied to the direction ``diffin``."""
+    def difference_matrix(self, other: Any) -> LazyTensor:
+        """All differences x_k - y_l of the components of two vectors, by rows."""
     def dim(self) -> int:
         """The number of axes, counting D."""
     def div(self, other: Any) -> LazyTensor:
         """Elementwise: a / b."""
+    def divergence(self, var: Any) -> LazyTensor:
+        """The sum of the derivatives of component k in component k of the variable ``var``."""
     @property
     def dtype(self) -> str | None:
         """Name of the arrays' dtype, as NumPy writes it."""
@@ -140,14 +148,22 @@ class LazyTensor:
         """Elementwise: exp(a)."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
+    def factorize(self, other: Any) -> LazyTensor:
+        """self: a part that occurs twice is one part, and is computed once."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
+    def grad(self, other: Any, gradin: Any) -> LazyTensor:
+        """The adjoint of the differential in the variable ``other``, applied to ``gradin``."""
+    def grad_matrix(self, other: Any) -> LazyTensor:
+        """The Jacobian in the variable ``other``: the gradients of all components, one after the other."""
     def gt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a > b, else 0."""
     def ifelse(self, other1: Any, other2: Any) -> LazyTensor:
         """Elementwise: a where c >= 0, else b."""
     def inv(self) -> LazyTensor:
         """Elementwise: 1 / a."""
+    def laplacian(self, var: Any) -> LazyTensor:
+        """The sum of the second derivatives in the components of the variable ``var``, for scalars."""
     def le(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a <= b, else 0."""
     def log(self) -> LazyTensor:
@@ -295,6 +311,8 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def trace_operator(self, var: Any) -> LazyTensor:
+        """The trace of the matrix M, where self = M ``var``; ``var`` itself is then needed no more."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:

@@ -7,6 +7,7 @@ from typing import Any
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
+from .differential import DIFFERENTIAL
 from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
 
@@ -25,7 +26,7 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve):
+    for f in (operator, solve, *DIFFERENTIAL):
         setattr(LazyTensor, f.__name__, f)
 
 
@@ -54,6 +55,7 @@ def _elementwise(op: Op) -> None:
 
 def _reducing(r: Reduction) -> None:
     default = -1 if r.name in INNER else None
+    key = r.name  # torch.compile can follow a look-up, but not a record that a method keeps for itself
     what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
 
     def method(
@@ -63,7 +65,7 @@ def _reducing(r: Reduction) -> None:
         call: bool = True,
         **settings: Any,
     ) -> Any:
-        return self._reduce(r, axis, dim, call, settings)
+        return self._reduce(REDUCTIONS[key], axis, dim, call, settings)
 
     def nearest(
         self: LazyTensor,
@@ -73,7 +75,7 @@ def _reducing(r: Reduction) -> None:
         call: bool = True,
         **settings: Any,
     ) -> Any:
-        return self._reduce(sized(r, K), axis, dim, call, settings)
+        return self._reduce(sized(REDUCTIONS[key], K), axis, dim, call, settings)
 
     f = nearest if r.code == "kmin" else method
     name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name

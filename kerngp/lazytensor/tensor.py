@@ -18,15 +18,14 @@ from .. import options as _options
 from ..engine import ops
 from ..engine.arrays import TORCH, adopt, is_number, kind_of, restore
 from ..engine.autodiff import transpose
-from ..engine.expr import Expr, const
+from ..engine.expr import Expr
 from ..engine.inner import INNER
 from ..engine.mapreduce import dense
-from ..engine.operands import EMPTY, Operands, build, indexed, join, leaf, number, symbol
+from ..engine.operands import EMPTY, Operands, build, constant, indexed, join, leaf, number, symbol
 from ..engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
 from ..errors import FormulaError, OptionError, ShapeError
 from .reduce import Deferred, Settings, compute, concrete, tensors
 
-_transposed = functools.lru_cache(maxsize=1024)(transpose)
 _SWAP = str.maketrans("ij", "ji")
 _UNCHANGED = (None,)
 
@@ -149,7 +148,7 @@ class LazyTensor:
             return combine("square", self) if n == 2 else combine("powi", self, attr=(int(n),))
         if abs(n) == 0.5:
             return combine("sqrt" if n > 0 else "rsqrt", self)
-        return combine("pow", self, _lazy(const(n), EMPTY))  # an exponent is part of the formula
+        return combine("pow", self, _lazy(constant(n), EMPTY))  # an exponent is part of the formula
 
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
@@ -247,7 +246,9 @@ class LazyTensor:
     def t(self) -> LazyTensor:
         """Exchange i and j."""
         o = self.operands
-        return _lazy(_transposed(self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M))
+        return _lazy(
+            build(transpose, (), (None,), self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M)
+        )
 
     @property
     def T(self) -> LazyTensor:
@@ -404,6 +405,10 @@ class LazyTensor:
         shift = _lazy(*indexed(top, "ji".index(letter), TORCH, "shift"))
         weighted = weigh(combine("exp", combine("sub", self, shift)))
         return top, tensors(weighted.expr, weighted.operands, SUM, letter, settings)
+
+
+def _transposed(f: Expr) -> Expr:
+    return build(transpose, (), _UNCHANGED, f)
 
 
 def _lazy(expr: Expr, operands: Operands) -> LazyTensor:

@@ -1,0 +1,142 @@
+"""The engine as one operator of torch, ``kerngp::map_reduce``: what compiled and traced graphs hold.
+
+A graph records the text of a call (see `text`) and its arrays. Sizes may be symbolic: the shapes of
+results follow from those of the arguments without computing anything. A call that nothing traces
+does not come here: an operator costs as much as the engine's smallest calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+
+from .. import options as _options
+from ..errors import BackendUnavailable
+from ..options import Options
+from .autograd import Sizes, cotangents, selected_cotangents
+from .plan import Geometry, Output, measure, shapes_of
+from .reductions import named
+from .sketch import formula, known
+from .text import from_text, to_text
+
+Tensor = torch.Tensor
+
+
+def traced(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options | None
+) -> list[tuple[Tensor, ...]]:
+    """`map_reduce_many` while `torch.compile` looks on. Options are those of the time of compilation.
+
+    Raises
+    ------
+    BackendUnavailable
+        Forward mode or a transform of `torch.func` inside the compiled function.
+    """
+    if _transforming():
+        raise BackendUnavailable(
+            "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
+            "leave the transform out of torch.compile, or compile without fullgraph=True."
+        )
+    # the compiler hands over formulas and constants, but no record that is made while it looks on
+    parts = [part for o in outputs for part in (known(o.expr), o.reduction.name, o.reduction.k, o.axis)]
+    return _called(_call(options, *parts), _counts(*parts), args, sizes)
+
+
+def recorded(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+) -> list[tuple[Tensor, ...]]:
+    """`launch`, as a call of the operator."""
+    counts = tuple(len(o.reduction.outputs) for o in outputs)
+    return _called(to_text(outputs, options), counts, args, sizes)
+
+
+def _called(
+    call: str, counts: tuple[int, ...], args: tuple[Tensor, ...], sizes: Sizes
+) -> list[tuple[Tensor, ...]]:
+    flat = torch.ops.kerngp.map_reduce(call, list(args), sizes[0], sizes[1])
+    results, at = [], 0
+    for n in counts:
+        results.append(tuple(flat[at : at + n]))
+        at += n
+    return results
+
+
+@torch.compiler.assume_constant_result
+def _transforming() -> bool:
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+
+
+@torch.compiler.assume_constant_result
+def _call(options: Options | None, *parts: Any) -> str:
+    outputs = tuple(map(Output, map(formula, parts[::4]), map(named, parts[1::4], parts[2::4]), parts[3::4]))
+    return to_text(outputs, options or _options.current())
+
+
+@torch.compiler.assume_constant_result
+def _counts(*parts: Any) -> tuple[int, ...]:
+    return tuple(len(named(name).outputs) for name in parts[1::4])
+
+
+@torch.library.custom_op("kerngp::map_reduce", mutates_args=())
+def _map_reduce(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> list[Tensor]:
+    from .mapreduce import launch
+
+    outputs, options = from_text(call)
+    return [t for out in launch(outputs, tuple(args), (M, N), options) for t in out]
+
+
+@_map_reduce.register_fake
+def _shapes(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> list[Tensor]:
+    outputs, _ = from_text(call)
+    g = _geometry(outputs, tuple(args), (M, N))
+    results = []
+    for o in outputs:
+        rows = {"j": (g.M,), "i": (g.N,), "ij": ()}[o.axis]
+        kept = (o.reduction.k,) if o.reduction.code == "kmin" else ()
+        for kind in o.reduction.outputs:
+            dtype = torch.int64 if kind == "index" else g.dtype
+            shape = (*g.batch, *rows, *kept, o.expr.dim)
+            results.append(torch.empty(shape, dtype=dtype, device=g.device))
+    return results
+
+
+def _geometry(outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes) -> Geometry:
+    return measure.__wrapped__(outputs, shapes_of(args), sizes)  # symbolic sizes cannot be looked up
+
+
+def _remember(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    ctx.call, args, M, N = inputs
+    ctx.sizes, ctx.count = (M, N), len(args)
+    ctx.mark_non_differentiable(*(t for t in output if not t.is_floating_point()))
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*args, *output)
+
+
+def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
+    outputs, options = from_text(ctx.call)
+    args, results = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+    wanted = tuple(k for k, needs in enumerate(ctx.needs_input_grad[1]) if needs)
+    owners = [o for o in outputs for _ in o.reduction.outputs]
+    smooth = [k for k, o in enumerate(owners) if not o.reduction.selects]
+    total = cotangents(
+        tuple(owners[k] for k in smooth),
+        args,
+        tuple(results[k] for k in smooth),
+        tuple(grads[k] for k in smooth),
+        wanted,
+        ctx.sizes,
+        options,
+    )
+    for o, h in zip(owners, grads, strict=True):
+        if o.reduction.selects and h is not None:
+            g = _geometry((o,), args, ctx.sizes)
+            more = selected_cotangents(o, args, h, wanted, g, options)
+            total = [b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True)]
+    return None, total, None, None
+
+
+_map_reduce.register_autograd(_backward, setup_context=_remember)
