@@ -313,7 +313,7 @@ def test_bad_settings():
         K.sum(axis=1, backend="FPGA")
     with pytest.raises(BackendUnavailable, match="cuda"):
         K.sum(axis=1, backend="GPU_1D")
-    with pytest.raises(FormulaError, match="Min takes no weights"):
+    with pytest.raises(FormulaError, match="min takes no weights"):
         K.reduction("Min", other=K, axis=1)
     with pytest.raises(FormulaError, match="k=None is not a positive integer"):
         K.reduction("KMin", axis=1)

@@ -1,48 +1,90 @@
 """The one differentiation rule: gradients of reductions are reductions of other formulas.
 
-Sums: each argument's cotangent is the sum, over the other axis, of the vjp of the formula; all of
-them leave one pass. logsumexp: the same sum, weighted with exp(f - lse). Selections: the envelope
-theorem, by evaluating the formula at the selected pairs, which torch differentiates itself.
+Each reduction with a derivative has a *seed*: the cotangent of an entry, as a formula of the entry, of the
+results and of their cotangents. Each argument's cotangent is the sum, over the other axis, of the vjp of the
+entry's formula for that seed; a tangent is the sum of the transpose. All of them leave one pass. Selections:
+the envelope theorem, by evaluating the formula at the selected pairs, which torch differentiates itself.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ..errors import FormulaError
 from ..options import Options
 from .autodiff import jvp, transpose, vjp
+from .evaluate import evaluate
 from .expr import Expr, var, variables
-from .ops import exp
+from .ops import widen, zero
 from .plan import Geometry, Output, measure, shapes_of
+from .reduction import Reduction
 from .reductions import SUM, named
+from .rewrite import simplify
 
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
+Results = list[tuple[Tensor, ...]]
 KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
 
 def differentiable(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
-) -> list[tuple[Tensor, ...]]:
+) -> Results:
     """`launch`, recorded by torch autograd."""
     from .mapreduce import launch
 
     g = measure(outputs, shapes_of(args), sizes)
-    sums = tuple(o for o in outputs if not o.reduction.selects)
-    smooth: dict[Output, tuple[Tensor, ...]] = {}
+    return by_kind(
+        outputs,
+        lambda smooth: grouped(smooth, _Smooth.apply(smooth, g, options, *args)),
+        lambda plain: launch(plain, args, (g.M, g.N), options),
+        lambda o: selected(o, args, g, options, launch),
+    )
+
+
+def by_kind(
+    outputs: tuple[Output, ...],
+    smooth: Callable[[tuple[Output, ...]], Results],
+    plain: Callable[[tuple[Output, ...]], Results],
+    selection: Callable[[Output], tuple[Tensor, ...]],
+) -> Results:
+    """Results of all outputs, each from the function of its kind.
+
+    Smooth outputs come with the residuals of their derivatives, which are left out of the result.
+    """
+    kinds = {o: kind(o.reduction) for o in outputs}
+    found = {o: selection(o) for o in kinds if kinds[o] == "selected"}
+    sums = tuple(o for o in kinds if kinds[o] == "smooth")
     if sums:
-        values = _Smooth.apply(sums, g, options, *args)
-        smooth = {o: (v,) for o, v in zip(sums, values, strict=True)}
-    return [smooth[o] if o in smooth else selected(o, args, g, options, launch) for o in outputs]
+        results = smooth(tuple(replace(o, reduction=o.reduction.recorded) for o in sums))
+        found.update((o, v[: len(o.reduction.outputs)]) for o, v in zip(sums, results, strict=True))
+    rest = tuple(o for o in kinds if kinds[o] == "plain")
+    if rest:
+        found.update(zip(rest, plain(rest), strict=True))
+    return [found[o] for o in outputs]
+
+
+def kind(r: Reduction) -> str:
+    """ "plain" (whole numbers and truths: nothing to differentiate), "selected" or "smooth"."""
+    if "value" not in r.outputs:
+        return "plain"
+    return "selected" if r.selects else "smooth"
+
+
+def grouped(outputs: tuple[Output, ...], flat: Iterable[Tensor]) -> Results:
+    """The results of a pass, by output."""
+    values = iter(flat)
+    return [tuple(next(values) for _ in o.reduction.outputs) for o in outputs]
 
 
 class _Smooth(torch.autograd.Function):
-    """Sums and logsumexps over common pairs; forward and backward are one pass each."""
+    """Reductions over common pairs that have a seed; forward and backward are one pass each."""
 
     @staticmethod
     def forward(
@@ -50,17 +92,16 @@ class _Smooth(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        ctx.outputs, ctx.sizes, ctx.options = outputs, (g.M, g.N), options
-        values = tuple(v[0] for v in launch(outputs, args, ctx.sizes, options))
+        ctx.outputs, ctx.sizes, ctx.options, ctx.count = outputs, (g.M, g.N), options, len(args)
+        values = tuple(v for found in launch(outputs, args, ctx.sizes, options) for v in found)
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
         return values
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        n = len(ctx.saved_tensors) - len(ctx.outputs)
-        args, values = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        wanted = tuple(k for k in range(n) if ctx.needs_input_grad[3 + k])
+        args, values = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[3 + k])
         found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options)
         return (None, None, None, *found)
 
@@ -74,7 +115,7 @@ def cotangents(
     sizes: Sizes,
     options: Options,
 ) -> list[Tensor | None]:
-    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass."""
+    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the results: one pass."""
     from .mapreduce import map_reduce_many
 
     active = tuple(k for k, h in enumerate(grads) if h is not None)
@@ -96,14 +137,14 @@ def tangents(
     sizes: Sizes,
     options: Options,
 ) -> tuple[Tensor | None, ...]:
-    """Tangents of the outputs (None for selections), given those of the arguments: one pass."""
+    """Tangents of the results (None where there is none), given those of the arguments: one pass."""
     from .mapreduce import map_reduce_many
 
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
     found = map_reduce_many(forms, (*args, *extra, *values), sizes=sizes, options=options) if forms else []
-    smooth = [not o.reduction.selects for o in outputs for _ in o.reduction.outputs]
+    smooth = [kind(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):
         result[k] = value.expand_as(values[k])
@@ -116,16 +157,26 @@ def gradient_outputs(
 ) -> tuple[tuple[int, ...], tuple[Output, ...]]:
     """Formulas of the cotangents of arguments ``wanted``.
 
-    New arguments: the cotangents of the outputs ``active`` from position n on, then all outputs.
+    New arguments: the cotangents of the results ``active`` from position n on, then all results.
     Returns the arguments that have a gradient and the reduction that gives each.
+
+    Raises
+    ------
+    FormulaError
+        A reduction without a derivative.
     """
     leaves = {v.attr[0]: v for v in variables(*(o.expr for o in outputs))}
     nodes = tuple(leaves[w] for w in wanted if w in leaves)
     totals: dict[int, Expr] = {}
-    for position, k in enumerate(active):
-        o = outputs[k]
-        seed = var(n + position, o.expr.dim, KEPT[o.axis])
-        seed = _weighted(o, seed, n + len(active) + k)
+    for o, places in _places(outputs):
+        if not set(places) & set(active):
+            continue
+        results, cotangents = [], []
+        for place, dim in zip(places, o.reduction.dims(o.expr.dim), strict=True):
+            results.append(var(n + len(active) + place, dim, KEPT[o.axis]))
+            there = place in active
+            cotangents.append(var(n + active.index(place), dim, KEPT[o.axis]) if there else zero(dim))
+        seed = _seed(o, tuple(results), tuple(cotangents))
         for v, h in zip(nodes, vjp(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
@@ -137,14 +188,14 @@ def gradient_outputs(
 def tangent_outputs(
     outputs: tuple[Output, ...], n: int, active: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[Output, ...]]:
-    """Formulas of the tangents of sums and logsumexps, for tangents of the arguments ``active``.
+    """Formulas of the tangents of the results that have a derivative, for tangents of arguments ``active``.
 
-    New arguments: those tangents from position n on, then all outputs. Returns the outputs that
-    have a tangent and the reduction that gives each.
+    New arguments: those tangents from position n on, then all results. Returns the results that have a
+    tangent and the reduction that gives each.
     """
     found: dict[int, Output] = {}
-    for k, o in enumerate(outputs):
-        if o.reduction.selects:
+    for o, places in _places(outputs):
+        if kind(o.reduction) != "smooth":
             continue
         leaves = {v.attr[0]: v for v in variables(o.expr)}
         directions = {
@@ -153,16 +204,42 @@ def tangent_outputs(
             if w in leaves
         }
         df = jvp(o.expr, directions)
-        if df is not None:
-            found[k] = Output(_weighted(o, df, n + len(active) + k), SUM, o.axis)
+        if df is None:
+            continue
+        dims = o.reduction.dims(o.expr.dim)
+        results = tuple(
+            var(n + len(active) + place, dim, KEPT[o.axis]) for place, dim in zip(places, dims, strict=True)
+        )
+        free = n + len(active) + places.stop
+        for k, (place, dim) in enumerate(zip(places, dims, strict=True)):
+            # the seed is linear in the cotangent: its transpose takes the tangent of an entry
+            cotangent = var(free, dim, KEPT[o.axis])
+            seed = _seed(o, results, tuple(cotangent if m == k else zero(d) for m, d in enumerate(dims)))
+            (tangent,) = vjp(seed, widen(df, seed.dim), (cotangent,))
+            if tangent is not None:
+                found[place] = Output(tangent, SUM, o.axis)
     return tuple(found), tuple(found.values())
 
 
-def _weighted(o: Output, df: Expr, position: int) -> Expr:
-    """The summand of a smooth reduction's differential; its value is the argument at ``position``."""
-    if o.reduction.code == "logsumexp":
-        return df * exp(o.expr - var(position, o.expr.dim, KEPT[o.axis]))
-    return df
+def _places(outputs: tuple[Output, ...]) -> list[tuple[Output, range]]:
+    """Each output with the numbers of its results among those of all."""
+    found, first = [], 0
+    for o in outputs:
+        count = len(o.reduction.outputs)
+        found.append((o, range(first, first + count)))
+        first += count
+    return found
+
+
+def _seed(o: Output, results: tuple[Expr, ...], cotangents: tuple[Expr, ...]) -> Expr:
+    """The cotangent of an entry of ``o``."""
+    if o.reduction.seed is None:
+        raise FormulaError(
+            f"the reduction {o.reduction.name} has no derivative; detach its arguments, or define it with "
+            "gradient=."
+        )
+    seed = o.reduction.seed(o.reduction, o.expr, results, cotangents)
+    return simplify(widen(seed, o.expr.dim))  # products with cotangents that are not there vanish
 
 
 def selected(
@@ -219,8 +296,6 @@ def _component(f: Expr, d: int) -> Expr:
 
 def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> Tensor:
     """f at the pairs (i, index[..., i, k]), shape (*batch, M, k)."""
-    from .backends import reference
-
     k = index.shape[-1]
     values: dict[int, Tensor] = {}
     for v in variables(f):
@@ -236,4 +311,4 @@ def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> 
                 *g.batch, g.M, k, dim
             )
     like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return reference.evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)
+    return evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)

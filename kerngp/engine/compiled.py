@@ -8,6 +8,7 @@ does not come here: an operator costs as much as the engine's smallest calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch.autograd import forward_ad
 from .. import options as _options
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, cotangents, selected_cotangents
+from .autograd import Sizes, cotangents, kind, selected_cotangents
 from .plan import Geometry, Output, measure, shapes_of
+from .reduction import KINDS
 from .reductions import named
 from .sketch import formula, known
 from .text import from_text, to_text
@@ -42,8 +44,12 @@ def traced(
             "leave the transform out of torch.compile, or compile without fullgraph=True."
         )
     # the compiler hands over formulas and constants, but no record that is made while it looks on
-    parts = [part for o in outputs for part in (known(o.expr), o.reduction.name, o.reduction.k, o.axis)]
-    return _called(_call(options, *parts), _counts(*parts), args, sizes)
+    parts = []
+    for o in outputs:
+        r = o.reduction
+        parts += [known(o.expr), r.name, r.k, r.scores, o.axis]
+    found = _called(_call(options, *parts), _counts(*parts), args, sizes)
+    return [v[:n] for v, n in zip(found, _kept(*parts), strict=True)]
 
 
 def recorded(
@@ -72,13 +78,27 @@ def _transforming() -> bool:
 
 @torch.compiler.assume_constant_result
 def _call(options: Options | None, *parts: Any) -> str:
-    outputs = tuple(map(Output, map(formula, parts[::4]), map(named, parts[1::4], parts[2::4]), parts[3::4]))
-    return to_text(outputs, options or _options.current())
+    return to_text(_recorded(_outputs(*parts)), options or _options.current())
 
 
 @torch.compiler.assume_constant_result
 def _counts(*parts: Any) -> tuple[int, ...]:
-    return tuple(len(named(name).outputs) for name in parts[1::4])
+    return tuple(len(o.reduction.outputs) for o in _recorded(_outputs(*parts)))
+
+
+@torch.compiler.assume_constant_result
+def _kept(*parts: Any) -> tuple[int, ...]:
+    return tuple(len(o.reduction.outputs) for o in _outputs(*parts))
+
+
+def _outputs(*parts: Any) -> tuple[Output, ...]:
+    records = map(named, parts[1::5], parts[2::5], parts[3::5])
+    return tuple(map(Output, map(formula, parts[::5]), records, parts[4::5]))
+
+
+def _recorded(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    """With the residuals of their derivatives."""
+    return tuple(replace(o, reduction=o.reduction.recorded) for o in outputs)
 
 
 @torch.library.custom_op("kerngp::map_reduce", mutates_args=())
@@ -97,9 +117,9 @@ def _shapes(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> 
     for o in outputs:
         rows = {"j": (g.M,), "i": (g.N,), "ij": ()}[o.axis]
         kept = (o.reduction.k,) if o.reduction.code == "kmin" else ()
-        for kind in o.reduction.outputs:
-            dtype = torch.int64 if kind == "index" else g.dtype
-            shape = (*g.batch, *rows, *kept, o.expr.dim)
+        for what, dim in zip(o.reduction.outputs, o.reduction.dims(o.expr.dim), strict=True):
+            dtype = KINDS.get(what, g.dtype)
+            shape = (*g.batch, *rows, *kept, dim)
             results.append(torch.empty(shape, dtype=dtype, device=g.device))
     return results
 
@@ -121,9 +141,9 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
     args, results = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
     wanted = tuple(k for k, needs in enumerate(ctx.needs_input_grad[1]) if needs)
     owners = [o for o in outputs for _ in o.reduction.outputs]
-    smooth = [k for k, o in enumerate(owners) if not o.reduction.selects]
+    smooth = [k for k, o in enumerate(owners) if kind(o.reduction) == "smooth"]
     total = cotangents(
-        tuple(owners[k] for k in smooth),
+        tuple(o for o in outputs if kind(o.reduction) == "smooth"),
         args,
         tuple(results[k] for k in smooth),
         tuple(grads[k] for k in smooth),
@@ -132,7 +152,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
         options,
     )
     for o, h in zip(owners, grads, strict=True):
-        if o.reduction.selects and h is not None:
+        if kind(o.reduction) == "selected" and h is not None:
             g = _geometry((o,), args, ctx.sizes)
             more = selected_cotangents(o, args, h, wanted, g, options)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
 from .expr import Expr, const, postorder, variables
+from .law import Law
 from .ops import widen
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
@@ -29,6 +30,7 @@ MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
 SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
 WIDE = 16  # components of an output from which it has a pass of its own
+STATE = 80  # components of a state given by formulas, of which all are registers
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def prepare(
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
-    if any(too_large(f) for f in exprs):
+    if any(too_large(f) for f in exprs) or any(
+        o.reduction.law and too_long(o.reduction.law) for o in outputs
+    ):
         return None
     count, given = args, exprs
     tensor = isinstance(machine, Gpu) and machine.tensor
@@ -109,7 +113,7 @@ def prepare(
     n = len(tasks)
     found = (fields.exprs[k : k + n] for k in (0, n, 2 * n))
     done = tuple(
-        Task(t.code, core, post, t.by_row, t.signal, t.dim, f)
+        replace(t, core=core, post=post, exact=f)
         for t, core, post, f in zip(tasks, *found, strict=True)
         if core is not None
     )
@@ -137,6 +141,9 @@ def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
 
 def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:
     """One output as a task, the factor left to the launch, and the signal if it has one."""
+    law = o.reduction.law
+    if law is not None:
+        return Task("fold", f, dim=law.size, law=law), None, None
     if o.reduction.code != "sum":
         return Task(o.reduction.code, f, dim=f.dim), None, None
     if o.axis == "i":
@@ -191,6 +198,12 @@ def too_large(f: Expr) -> bool:
     return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
 
 
+def too_long(law: Law) -> bool:
+    """Whether a state does not fit into registers, or sums over many of its components at once."""
+    formulas = (*law.stepped(1), *law.merged)
+    return law.size > STATE or any(e.op == "sum" and e.args[0].dim > UNROLL for e in postorder(*formulas))
+
+
 def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) -> Schedule:
     """Tile sizes, from the kind of work; measured on AVX2, scaled by the number of registers."""
     width = machine.width(dtype)
@@ -213,6 +226,9 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
         components = sum(t.core.dim for t in tasks)
         rows, columns, block_signal = 2, max(2, 16 // components), 4  # long code compiles slowly
         breadth = 2
+    elif codes == {"fold"}:
+        states = sum(t.dim for t in tasks)
+        rows, columns, block_signal = (2 if states <= 8 else 1), (4 if states <= 32 else 2), 4
     else:
         rows, columns, block_signal = 4, 1, 4
         if codes == {"min"}:
@@ -222,11 +238,11 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
             rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
-        rows = 2
+        rows = min(rows, 2)
     if "kmin" in codes:
         rows = min(rows, 64 // width)  # the rows that passed are bits of one integer
     block = min(block, 128) if signal else block
     return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma, machine.scaling)
 
 
-__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]
+__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "too_long", "variables"]

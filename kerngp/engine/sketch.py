@@ -57,8 +57,8 @@ def known(f: Any) -> Any:
 
 def formula(given: str | Sketch | Expr) -> Expr:
     """The formula that a text or a sketch stands for."""
-    given = known(given)
-    return formula_of(given) if isinstance(given, str) else given
+    text = known(given)
+    return formula_of(text) if isinstance(text, str) else text
 
 
 @torch.compiler.assume_constant_result

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import FormulaError
 from ..options import Options
 from .expr import Expr, postorder, revive
 from .plan import Output
-from .reductions import Reduction, named
+from .reductions import REDUCTIONS, named
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,7 +35,7 @@ def to_text(outputs: tuple[Output, ...], options: Options) -> str:
     True
     """
     program, position = _program(*(o.expr for o in outputs))
-    results = [(position[o.expr], *_name(o.reduction), o.axis) for o in outputs]
+    results = [(position[o.expr], *_name(o)) for o in outputs]
     return _dumps([program, results, asdict(options)])
 
 
@@ -44,8 +44,7 @@ def from_text(text: str) -> tuple[tuple[Output, ...], Options]:
     """The outputs and options that `to_text` wrote."""
     program, results, options = json.loads(text)
     nodes = _nodes(program)
-    outputs = tuple(Output(nodes[at], named(name, k), axis) for at, name, k, axis in results)
-    return outputs, Options(**options)
+    return tuple(_output(nodes[at], *name) for at, *name in results), Options(**options)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,10 +75,18 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _name(r: Reduction) -> tuple[str, int]:
-    if named(r.name, r.k) is not r:
+def _name(o: Output) -> tuple[str, int, int, bool, str]:
+    r = o.reduction
+    residuals = len(r.outputs) > len(named(r.name, r.k, r.scores).outputs) if r.name in REDUCTIONS else False
+    name = (r.name, r.k, r.scores, residuals, o.axis)
+    if r.name not in REDUCTIONS or _output(o.expr, *name) != o:
         raise FormulaError(f"{r} is not the reduction of that name, so a compiled graph could not find it.")
-    return r.name, r.k
+    return name
+
+
+def _output(f: Expr, name: str, k: int, scores: int, residuals: bool, axis: str) -> Output:
+    o = Output(f, named(name, k, scores), axis)
+    return replace(o, reduction=o.reduction.recorded) if residuals else o
 
 
 def _tuples(value: Any) -> Any:

@@ -16,7 +16,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from ..options import Options
-from .autograd import Sizes, cotangents, selected, tangents
+from .autograd import Results, Sizes, by_kind, cotangents, grouped, kind, selected, tangents
 from .expr import variables
 from .mapreduce import launch
 from .plan import Output, measure, shapes_of
@@ -38,12 +38,14 @@ def needed(args: tuple[Tensor, ...]) -> bool:
 
 def transformable(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
-) -> list[tuple[Tensor, ...]]:
+) -> Results:
     """`launch`, as a function that every transform of torch knows."""
     g = measure(outputs, shapes_of(args), sizes)
-    sums = tuple(o for o in outputs if not o.reduction.selects)
-    smooth = dict(zip(sums, _apply(sums, args, (g.M, g.N), options), strict=True)) if sums else {}
-    return [smooth[o] if o in smooth else selected(o, args, g, options, _apply) for o in outputs]
+
+    def compute(some: tuple[Output, ...]) -> Results:
+        return _apply(some, args, (g.M, g.N), options)
+
+    return by_kind(outputs, compute, compute, lambda o: selected(o, args, g, options, _apply))
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,12 @@ class _Call:
     options: Options
 
 
-def _apply(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
-) -> list[tuple[Tensor, ...]]:
-    flat = iter(_Pass.apply(_Call(outputs, sizes, options), *args))
-    return [tuple(next(flat) for _ in o.reduction.outputs) for o in outputs]
+def _apply(outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options) -> Results:
+    return grouped(outputs, _Pass.apply(_Call(outputs, sizes, options), *args))
 
 
 class _Pass(torch.autograd.Function):
-    """One pass. Sums and logsumexps are differentiable; selections find their entries and columns."""
+    """One pass. What has a seed is differentiable; selections find their entries and columns."""
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -73,8 +72,8 @@ class _Pass(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         call, *args = inputs
         ctx.call, ctx.count = call, len(args)
-        selects = [o.reduction.selects for o in call.outputs for _ in o.reduction.outputs]
-        ctx.mark_non_differentiable(*(t for t, s in zip(output, selects, strict=True) if s))
+        smooth = [kind(o.reduction) == "smooth" for o in call.outputs for _ in o.reduction.outputs]
+        ctx.mark_non_differentiable(*(t for t, s in zip(output, smooth, strict=True) if not s))
         ctx.save_for_backward(*args, *output)
         ctx.save_for_forward(*args, *output)
         ctx.set_materialize_grads(False)
