@@ -16,6 +16,7 @@ from ..options import Options
 from .autodiff import transpose, vjp
 from .expr import Expr, var, variables
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reductions import SUM, Reduction
 
 Tensor = torch.Tensor
@@ -25,10 +26,14 @@ OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotang
 
 
 def differentiable(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, recorded by torch autograd."""
-    g = measure(outputs, shapes_of(args), sizes)
+    g = measure(outputs, shapes_of(args), sizes).within(ranges)
     sums = tuple(o for o in outputs if not o.reduction.selects)
     smooth: dict[Output, tuple[Tensor, ...]] = {}
     if sums:
@@ -46,7 +51,7 @@ class _Smooth(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        values = tuple(v[0] for v in launch(outputs, args, (g.M, g.N), options))
+        values = tuple(v[0] for v in launch(outputs, args, (g.M, g.N), options, g.ranges))
         ctx.outputs, ctx.g, ctx.options = outputs, g, options
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
@@ -64,7 +69,7 @@ class _Smooth(torch.autograd.Function):
         targets, gradient = gradient_outputs(outputs, n, wanted, active)
         extra = [h.contiguous() for h in grads if h is not None] + list(values)
         found = (
-            map_reduce_many(gradient, (*args, *extra), sizes=(g.M, g.N), options=ctx.options)
+            map_reduce_many(gradient, (*args, *extra), sizes=(g.M, g.N), ranges=g.ranges, options=ctx.options)
             if gradient
             else []
         )
@@ -107,14 +112,15 @@ def _selected(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options
 
     if o.axis == "i":
         o = Output(transpose(o.expr), o.reduction, "j")
-        g = Geometry(g.batch, g.N, g.M, g.dtype, g.device)
-    found = launch((o,), args, (g.M, g.N), options)[0]
+        g = g.exchanged()
+    found = launch((o,), args, (g.M, g.N), options, g.ranges)[0]
     if "value" not in o.reduction.outputs or g.N == 0:
         return found
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        (index,) = launch((Output(o.expr, _index_of(o.reduction)),), args, (g.M, g.N), options)[0]
+        index_only = (Output(o.expr, _index_of(o.reduction)),)
+        (index,) = launch(index_only, args, (g.M, g.N), options, g.ranges)[0]
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)

@@ -16,6 +16,7 @@ from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reductions import SUM, Reduction
 
 Tensor = torch.Tensor
@@ -28,6 +29,7 @@ def map_reduce(
     *,
     axis: str = "j",
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | tuple | None = None,
     options: _options.Options | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Reduce the values F(p, x_i, y_j) of a formula over j (or i, or both).
@@ -45,6 +47,9 @@ def map_reduce(
         The axis that is summed away.
     sizes : (M, N)
         Needed only when no argument is indexed by that axis.
+    ranges : Ranges, or KeOps's tuple of six integer arrays, optional
+        Visit these blocks of pairs alone, the same in every batch element. Rows without a pair get the
+        neutral element: 0, -inf for logsumexp and max, +inf for min, index -1.
     options : Options, optional
         Default: those in force (`kerngp.options`).
 
@@ -67,7 +72,9 @@ def map_reduce(
     >>> map_reduce(exp(-sqdist(Vi(0, 3), Vj(1, 3))) * Vj(2, 1), SUM, (x, y, b)).flatten()
     tensor([5., 5., 5., 5.])
     """
-    (out,) = map_reduce_many((Output(expr, reduction, axis),), tuple(args), sizes=sizes, options=options)
+    blocks = None if ranges is None else Ranges.of(ranges)
+    outputs = (Output(expr, reduction, axis),)
+    (out,) = map_reduce_many(outputs, tuple(args), sizes=sizes, ranges=blocks, options=options)
     return out[0] if len(out) == 1 else out
 
 
@@ -76,6 +83,7 @@ def map_reduce_many(
     args: tuple[Tensor, ...],
     *,
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | None = None,
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
@@ -85,8 +93,8 @@ def map_reduce_many(
     if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
-        return differentiable(outputs, args, sizes, options)
-    return launch(outputs, args, sizes, options)
+        return differentiable(outputs, args, sizes, options, ranges)
+    return launch(outputs, args, sizes, options, ranges)
 
 
 def _refuse_transforms(args: tuple[Tensor, ...]) -> None:
@@ -106,10 +114,11 @@ def launch(
     args: tuple[Tensor, ...],
     sizes: tuple[int | None, int | None],
     options: _options.Options,
+    ranges: Ranges | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
     shapes = shapes_of(args)
-    g = measure(outputs, shapes, sizes)
+    g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)
     if backend == "cpu":
