@@ -15,6 +15,7 @@ import torch
 from ..options import Options
 from .autodiff import transpose, vjp
 from .expr import Expr, var, variables
+from .ops import exp, ifelse, value_of, widen
 from .plan import Geometry, Output, measure, shapes_of
 from .ranges import Ranges
 from .reductions import SUM, Reduction
@@ -94,16 +95,23 @@ def gradient_outputs(
         o = outputs[k]
         seed: Expr = var(n + position, o.expr.dim, KEPT[o.axis])
         if o.reduction.code == "logsumexp":
-            from .ops import exp
-
             value = var(n + len(active) + k, o.expr.dim, KEPT[o.axis])
             seed = seed * exp(o.expr - value)
         nodes = tuple(leaves[w] for w in wanted if w in leaves)
-        for v, h in zip(nodes, vjp(o.expr, seed, nodes), strict=True):
+        for v, h in zip(nodes, _cotangents(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
                 totals[w] = totals[w] + h if w in totals else h
     return tuple(totals), tuple(Output(h, SUM, OTHER[leaves[w].attr[2]]) for w, h in totals.items())
+
+
+def _cotangents(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | None, ...]:
+    """The vjp; where a mask puts a constant in the place of f, 0, even if f has no derivative there."""
+    if f.op != "ifelse" or value_of(f.args[2]) is None:
+        return vjp(f, seed, nodes)
+    keep, inner, _ = f.args
+    found = vjp(widen(inner, f.dim), seed, nodes)
+    return tuple(None if h is None else ifelse(keep, h, 0.0) for h in found)
 
 
 def _selected(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options) -> tuple[Tensor, ...]:

@@ -151,6 +151,27 @@ class Ranges:
         """The number of pairs that are visited."""
         return self.i.pairs
 
+    def contains(self, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        """Whether the pairs (i, j) are among them; the arguments broadcast."""
+        rows, columns = np.broadcast_arrays(i.cpu().numpy(), j.cpu().numpy())
+        half, far = self.i, 1 + max(self.i.extent[1], int(columns.max(initial=0)))
+        target = np.searchsorted(half.targets[:, 0], rows, "right") - 1
+        found = np.searchsorted(
+            np.repeat(np.arange(len(half.targets)), np.diff(half.starts)) * far + half.sources[:, 0],
+            target * far + columns,
+            "right",
+        )
+        inside = (target >= 0) & (found > 0)
+        if not inside.any():
+            return torch.zeros(rows.shape, dtype=torch.bool)
+        inside &= rows < half.targets[target, 1]
+        inside &= (found - 1 >= half.starts[target]) & (columns < half.sources[found - 1, 1])
+        return torch.from_numpy(inside)
+
+    def equals(self, other: Ranges) -> bool:
+        """Whether both hold the same blocks."""
+        return self is other or all(map(torch.equal, self, other))
+
     def swap_axes(self) -> Ranges:
         """The transposed structure."""
         return self._swapped

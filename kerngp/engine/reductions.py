@@ -48,6 +48,8 @@ class Reduction:
         max and its relatives are min of -f.
     code : str
         Name of the generated-code scheme of the state: "sum", "logsumexp", "min" or "kmin".
+    absent : float or None
+        An entry of this value changes nothing; what a mask puts in the place of others.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Reduction:
     selects: bool = False
     k: int = 1
     negated: bool = False
+    absent: float | None = None
 
     def __repr__(self) -> str:
         return self.name if self.code != "kmin" else f"{self.name}(k={self.k})"
@@ -171,13 +174,22 @@ def _select_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, de
 
 
 def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = False) -> Reduction:
-    return Reduction(
-        name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated
-    )
+    how = (_select_tile, _select_merge, _select_final, _select_neutral)
+    worst = -torch.inf if negated else torch.inf
+    return Reduction(name, outputs, *how, code, True, 1, negated, absent=worst)
 
 
-SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum")
-LOGSUMEXP = Reduction("logsumexp", ("value",), _lse_tile, _lse_merge, _lse_final, _lse_neutral, "logsumexp")
+SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum", absent=0.0)
+LOGSUMEXP = Reduction(
+    "logsumexp",
+    ("value",),
+    _lse_tile,
+    _lse_merge,
+    _lse_final,
+    _lse_neutral,
+    "logsumexp",
+    absent=-torch.inf,
+)
 MIN = _selection("min", ("value",), "min")
 ARGMIN = _selection("argmin", ("index",), "min")
 MIN_ARGMIN = _selection("min_argmin", ("value", "index"), "min")

@@ -7,6 +7,7 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.ranges import Ranges
 
 __all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
 
@@ -172,6 +173,8 @@ class LazyTensor:
         """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (dim 1 or D) for each pair."""
     def lt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a < b, else 0."""
+    def mask(self, keep: Any) -> LazyTensor:
+        """The same values for fewer pairs: the others are not there for any reduction."""
     def matern32_profile(self) -> LazyTensor:
         """Elementwise: (1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0."""
     def matern52_profile(self) -> LazyTensor:
@@ -234,6 +237,11 @@ class LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+    @ranges.setter
+    def ranges(self, value: Any) -> None: ...
     def reduction(
         self,
         reduction_op: str,

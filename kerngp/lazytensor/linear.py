@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.arrays import is_number, restore
+from ..engine.reductions import SUM
 from ..errors import FormulaError, OptionError, ShapeError
+from .pairs import visible
 from .reduce import chosen, concrete
 from .tensor import LazyTensor
 
@@ -19,8 +21,17 @@ def operator(self: LazyTensor, *, symmetric: bool = False, psd: bool = False, **
             f"an operator needs scalar entries, but K has shape {self.shape}: reduce its last axis."
         )
     o = concrete(self.operands)
+    ranges = settings.pop("ranges", None) or o.ranges
     options = chosen(settings)
-    return KernelOperator(self.expr, o.tensors(), o.sizes, symmetric=symmetric, psd=psd, options=options)
+    return KernelOperator(
+        visible(self.expr, o.keep, SUM),
+        o.tensors(),
+        o.sizes,
+        symmetric=symmetric,
+        psd=psd,
+        options=options,
+        ranges=ranges,
+    )
 
 
 def solve(

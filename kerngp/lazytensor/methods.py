@@ -8,6 +8,7 @@ from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
 from .linear import operator, solve
+from .mask import mask
 from .tensor import LazyTensor, combine, sized
 
 
@@ -25,7 +26,7 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve):
+    for f in (mask, operator, solve):
         setattr(LazyTensor, f.__name__, f)
 
 
