@@ -146,6 +146,15 @@ class Ranges:
         """The blocks ``ranges_i[k]`` by ``ranges_j[l]`` with ``keep[k, l]``; see `from_matrix`."""
         return Ranges.of(from_matrix(ranges_i, ranges_j, keep))
 
+    @staticmethod
+    def from_pairs(ranges_i: np.ndarray, ranges_j: np.ndarray, k: np.ndarray, l: np.ndarray) -> Ranges:  # noqa: E741
+        """The blocks ``ranges_i[k[n]]`` by ``ranges_j[l[n]]``; ranges ascend and are disjoint."""
+        halves = []
+        for targets, sources, own, other in ((ranges_i, ranges_j, k, l), (ranges_j, ranges_i, l, k)):
+            counts = np.bincount(own, minlength=len(targets))
+            halves.append(_normal(targets, counts, sources[other[np.lexsort((other, own))]]))
+        return Ranges(*halves)
+
     @property
     def pairs(self) -> int:
         """The number of pairs that are visited."""

@@ -303,6 +303,8 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def truncate(self, tol: float, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
+        """The matrix without the entries that are small, as an operator that does not visit them."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:

@@ -7,7 +7,7 @@ from typing import Any
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
-from .linear import operator, solve
+from .linear import operator, solve, truncate
 from .mask import mask
 from .tensor import LazyTensor, combine, sized
 
@@ -26,7 +26,7 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (mask, operator, solve):
+    for f in (mask, operator, solve, truncate):
         setattr(LazyTensor, f.__name__, f)
 
 
