@@ -21,6 +21,7 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction
 
 __all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
@@ -50,6 +51,8 @@ def text() -> str:
             continue
         if isinstance(value, property):
             lines += ["    @property", *function(value.fget, name)]
+            if value.fset is not None:
+                lines += [f"    @{name}.setter", *function(value.fset, name)]
         elif isinstance(value, staticmethod):
             lines += ["    @staticmethod", *function(value.__func__, name)]
         elif inspect.isfunction(value):

@@ -20,8 +20,9 @@ from ..options import Options
 from .autodiff import jvp, transpose, vjp
 from .evaluate import evaluate
 from .expr import Expr, var, variables
-from .ops import widen, zero
+from .ops import ifelse, value_of, widen, zero
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reduction import Reduction
 from .reductions import SUM, named
 from .rewrite import simplify
@@ -34,16 +35,20 @@ OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotang
 
 
 def differentiable(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> Results:
     """`launch`, recorded by torch autograd."""
     from .mapreduce import launch
 
-    g = measure(outputs, shapes_of(args), sizes)
+    g = measure(outputs, shapes_of(args), sizes).within(ranges)
     return by_kind(
         outputs,
         lambda smooth: grouped(smooth, _Smooth.apply(smooth, g, options, *args)),
-        lambda plain: launch(plain, args, (g.M, g.N), options),
+        lambda plain: launch(plain, args, (g.M, g.N), options, g.ranges),
         lambda o: selected(o, args, g, options, launch),
     )
 
@@ -92,8 +97,10 @@ class _Smooth(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        ctx.outputs, ctx.sizes, ctx.options, ctx.count = outputs, (g.M, g.N), options, len(args)
-        values = tuple(v for found in launch(outputs, args, ctx.sizes, options) for v in found)
+        ctx.outputs, ctx.sizes, ctx.options, ctx.ranges = outputs, (g.M, g.N), options, g.ranges
+        ctx.count = len(args)
+        found = launch(outputs, args, ctx.sizes, options, g.ranges)
+        values = tuple(v for results in found for v in results)
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
         return values
@@ -102,7 +109,7 @@ class _Smooth(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         args, values = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[3 + k])
-        found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options)
+        found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options, ctx.ranges)
         return (None, None, None, *found)
 
 
@@ -114,6 +121,7 @@ def cotangents(
     wanted: tuple[int, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None = None,
 ) -> list[Tensor | None]:
     """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the results: one pass."""
     from .mapreduce import map_reduce_many
@@ -123,7 +131,8 @@ def cotangents(
     result: list[Tensor | None] = [None] * len(args)
     if gradient:
         extra = [h.contiguous() for h in grads if h is not None]
-        found = map_reduce_many(gradient, (*args, *extra, *values), sizes=sizes, options=options)
+        every = (*args, *extra, *values)
+        found = map_reduce_many(gradient, every, sizes=sizes, ranges=ranges, options=options)
         for k, (value,) in zip(targets, found, strict=True):
             result[k] = value.sum_to_size(args[k].shape)
     return result
@@ -136,6 +145,7 @@ def tangents(
     given: tuple[Tensor | None, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Tangents of the results (None where there is none), given those of the arguments: one pass."""
     from .mapreduce import map_reduce_many
@@ -143,7 +153,8 @@ def tangents(
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
-    found = map_reduce_many(forms, (*args, *extra, *values), sizes=sizes, options=options) if forms else []
+    every = (*args, *extra, *values)
+    found = map_reduce_many(forms, every, sizes=sizes, ranges=ranges, options=options) if forms else []
     smooth = [kind(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):
@@ -177,11 +188,20 @@ def gradient_outputs(
             there = place in active
             cotangents.append(var(n + active.index(place), dim, KEPT[o.axis]) if there else zero(dim))
         seed = _seed(o, tuple(results), tuple(cotangents))
-        for v, h in zip(nodes, vjp(o.expr, seed, nodes), strict=True):
+        for v, h in zip(nodes, _cotangents(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
                 totals[w] = totals[w] + h if w in totals else h
     return tuple(totals), tuple(Output(h, SUM, OTHER[leaves[w].attr[2]]) for w, h in totals.items())
+
+
+def _cotangents(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | None, ...]:
+    """The vjp; where a mask puts a constant in the place of f, 0, even if f has no derivative there."""
+    if f.op != "ifelse" or value_of(f.args[2]) is None:
+        return vjp(f, seed, nodes)
+    keep, inner, _ = f.args
+    found = vjp(widen(inner, f.dim), seed, nodes)
+    return tuple(None if h is None else ifelse(keep, h, 0.0) for h in found)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -248,16 +268,15 @@ def selected(
     """A selecting reduction: ``find`` the pairs without gradient, then evaluate the formula there."""
     if o.axis == "i":
         o = Output(transpose(o.expr), o.reduction, "j")
-        g = Geometry(g.batch, g.N, g.M, g.dtype, g.device)
-    found = find((o,), args, (g.M, g.N), options)[0]
+        g = g.exchanged()
+    found = find((o,), args, (g.M, g.N), options, g.ranges)[0]
     if "value" not in o.reduction.outputs or g.N == 0:
         return found
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        (index,) = find(
-            (Output(o.expr, named("arg" + o.reduction.name, o.reduction.k)),), args, (g.M, g.N), options
-        )[0]
+        index_only = (Output(o.expr, named("arg" + o.reduction.name, o.reduction.k)),)
+        (index,) = find(index_only, args, (g.M, g.N), options, g.ranges)[0]
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)

@@ -20,6 +20,7 @@ from ..errors import BackendUnavailable
 from ..options import Options
 from .autograd import Sizes, cotangents, kind, selected_cotangents
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reduction import KINDS
 from .reductions import named
 from .sketch import formula, known
@@ -29,15 +30,20 @@ Tensor = torch.Tensor
 
 
 def traced(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options | None
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options | None,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`map_reduce_many` while `torch.compile` looks on. Options are those of the time of compilation.
 
     Raises
     ------
     BackendUnavailable
-        Forward mode or a transform of `torch.func` inside the compiled function.
+        Forward mode or a transform of `torch.func` inside the compiled function; blocks of pairs.
     """
+    _refuse(ranges)
     if _transforming():
         raise BackendUnavailable(
             "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
@@ -53,11 +59,23 @@ def traced(
 
 
 def recorded(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, as a call of the operator."""
+    _refuse(ranges)
     counts = tuple(len(o.reduction.outputs) for o in outputs)
     return _called(to_text(outputs, options), counts, args, sizes)
+
+
+def _refuse(ranges: Ranges | None) -> None:
+    if ranges is not None:
+        raise BackendUnavailable(
+            "reductions restricted to ranges cannot be part of a compiled or traced graph; call them outside."
+        )
 
 
 def _called(

@@ -76,6 +76,7 @@ def choose_cuda(
     precision: str,
     arch: str,
     half: Halved | None = None,
+    ranged: bool = False,
 ) -> Choice | None:
     """The kernel for outputs over j (or beside them sums over i); None if none is generated.
 
@@ -91,16 +92,20 @@ def choose_cuda(
         As ``sm_90``.
     half : Halved, optional
         The two halves of the sum, where i and j are the same points and the formula is symmetric.
+    ranged : bool
+        Blocks of pairs are visited, whose rows are few.
     """
-    gpu = Gpu(arch, M <= FEW_ROWS)
+    gpu = Gpu(arch, M <= FEW_ROWS or ranged)
     if half is not None and max(v.dim for v in variables(*(o.expr for o in outputs))) <= SHORT:
         ready = planned(half.outputs, args + len(half.copies), dtype, gpu, True)
         if ready is not None:
             why = f"the formula is symmetric, i and j are the same {M} points, vectors of at most {SHORT}"
             return Choice("tile-sym", ready, why, half=half)
-    ready = planned(outputs, args, dtype, gpu, False)
+    ready = planned(outputs, args, dtype, gpu, False, ranged)
     if ready is None:
         return None
+    if ranged:
+        return Choice("tile", ready, "blocks of pairs")
     if precision == "exact":
         return Choice("tile", ready, "precision='exact' asks for differences")
     if dtype == "float64":
@@ -133,11 +138,15 @@ def _axes(code: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def planned(outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool) -> Prepared | None:
+def planned(
+    outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool, ranged: bool = False
+) -> Prepared | None:
     """The plan of a launch, or None if there is no generated code for it."""
     if any(o.axis not in _axes(o.reduction.code) for o in outputs):
         return None
-    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric)
+    if ranged and any(o.axis == "i" for o in outputs):  # these are launched over the transposed blocks
+        return None
+    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), ranged)
     if ready is None:
         return None
     wide = ready.plan.schedule.wide  # has no sums over i; and long values have code for sums only

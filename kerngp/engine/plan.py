@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, node, to_string, variables
 from .law import Law
+from .ranges import Ranges
 from .reduction import Reduction, with_scores
 
 REDUCED = ("j", "i", "ij")
@@ -35,13 +37,31 @@ class Output:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device."""
+    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device.
+
+    ``ranges`` are the pairs that are visited, in every batch element; None stands for all.
+    """
 
     batch: tuple[int, ...]
     M: int
     N: int
     dtype: torch.dtype
     device: torch.device
+    ranges: Ranges | None = None
+
+    def exchanged(self) -> Geometry:
+        """The sizes with i and j exchanged."""
+        ranges = None if self.ranges is None else self.ranges.swap_axes()
+        return replace(self, M=self.N, N=self.M, ranges=ranges)
+
+    def within(self, ranges: Ranges | None) -> Geometry:
+        """The call restricted to ``ranges``, which must fit its sizes."""
+        return self if ranges is None else replace(self, ranges=ranges.check(self.M, self.N))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that are visited, in all batch elements."""
+        return math.prod(self.batch) * (self.M * self.N if self.ranges is None else self.ranges.pairs)
 
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -188,6 +208,10 @@ class Schedule:
     fma: bool = True
     scaling: bool = False
 
+    def for_ranges(self, tasks: tuple[Task, ...]) -> Schedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
+        return replace(self, columns=1) if any(t.code == "min" for t in tasks) else self
+
 
 @dataclass(frozen=True)
 class Task:
@@ -212,7 +236,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that changes the generated code; equal plans share one binary."""
+    """Everything that changes the generated code; equal plans share one binary.
+
+    ``ranged`` kernels find their rows and their ranges of j in a table instead of counting through all.
+    """
 
     dtype: str
     tasks: tuple[Task, ...]
@@ -222,6 +249,7 @@ class Plan:
     args: int
     symmetric: bool
     schedule: Any  # Schedule, or cuda_planner.CudaSchedule
+    ranged: bool = False
 
     @staticmethod
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:

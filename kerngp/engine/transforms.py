@@ -20,6 +20,7 @@ from .autograd import Results, Sizes, by_kind, cotangents, grouped, kind, select
 from .expr import variables
 from .mapreduce import launch
 from .plan import Output, measure, shapes_of
+from .ranges import Ranges
 
 Tensor = torch.Tensor
 
@@ -37,13 +38,17 @@ def needed(args: tuple[Tensor, ...]) -> bool:
 
 
 def transformable(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> Results:
     """`launch`, as a function that every transform of torch knows."""
-    g = measure(outputs, shapes_of(args), sizes)
+    g = measure(outputs, shapes_of(args), sizes).within(ranges)
 
     def compute(some: tuple[Output, ...]) -> Results:
-        return _apply(some, args, (g.M, g.N), options)
+        return _apply(some, args, (g.M, g.N), options, g.ranges)
 
     return by_kind(outputs, compute, compute, lambda o: selected(o, args, g, options, _apply))
 
@@ -55,10 +60,17 @@ class _Call:
     outputs: tuple[Output, ...]
     sizes: Sizes
     options: Options
+    ranges: Ranges | None
 
 
-def _apply(outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options) -> Results:
-    return grouped(outputs, _Pass.apply(_Call(outputs, sizes, options), *args))
+def _apply(
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None = None,
+) -> Results:
+    return grouped(outputs, _Pass.apply(_Call(outputs, sizes, options, ranges), *args))
 
 
 class _Pass(torch.autograd.Function):
@@ -66,7 +78,9 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(t for out in launch(call.outputs, args, call.sizes, call.options) for t in out)
+        return tuple(
+            t for out in launch(call.outputs, args, call.sizes, call.options, call.ranges) for t in out
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -83,13 +97,13 @@ class _Pass(torch.autograd.Function):
         args, values = _saved(ctx)
         wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[1 + k])
         c = ctx.call
-        return (None, *cotangents(c.outputs, args, values, grads, wanted, c.sizes, c.options))
+        return (None, *cotangents(c.outputs, args, values, grads, wanted, c.sizes, c.options, c.ranges))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *given: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         args, values = _saved(ctx)
         c = ctx.call
-        return tangents(c.outputs, args, values, given, c.sizes, c.options)
+        return tangents(c.outputs, args, values, given, c.sizes, c.options, c.ranges)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, call: _Call, *args: Tensor) -> tuple:  # type: ignore[override]

@@ -7,6 +7,7 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction
 
 __all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
@@ -239,6 +240,8 @@ class LazyTensor:
         """log sum w exp(f) with weights w over i or j."""
     def lt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a < b, else 0."""
+    def mask(self, keep: Any) -> LazyTensor:
+        """The same values for fewer pairs: the others are not there for any reduction."""
     def matern32_profile(self) -> LazyTensor:
         """Elementwise: (1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0."""
     def matern52_profile(self) -> LazyTensor:
@@ -329,6 +332,11 @@ class LazyTensor:
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
         """The product over i or j, or over the components of each vector."""
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+    @ranges.setter
+    def ranges(self, value: Any) -> None: ...
     def reduction(
         self,
         reduction_op: str | Reduction,
@@ -412,6 +420,8 @@ class LazyTensor:
         """Exchange i and j."""
     def trace_operator(self, var: Any) -> LazyTensor:
         """The trace of the matrix M, where self = M ``var``; ``var`` itself is then needed no more."""
+    def truncate(self, tol: float, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
+        """The matrix without the entries that are small, as an operator that does not visit them."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:

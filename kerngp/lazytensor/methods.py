@@ -9,7 +9,8 @@ from ..engine.inner import INNER
 from ..engine.reduction import Reduction
 from ..engine.reductions import REDUCTIONS
 from .differential import DIFFERENTIAL
-from .linear import operator, solve
+from .linear import operator, solve, truncate
+from .mask import mask
 from .tensor import LazyTensor, combine, sized
 
 
@@ -27,7 +28,7 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve, *DIFFERENTIAL):
+    for f in (mask, operator, solve, truncate, *DIFFERENTIAL):
         setattr(LazyTensor, f.__name__, f)
 
 

@@ -12,14 +12,17 @@ from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
 from ..engine.reduction import Reduction
 from ..errors import FormulaError, OptionError, ShapeError
+from .pairs import visible
 
 Settings = dict[str, Any]
 
 _EXAMPLE = {"i": "x[:, None, :]", "j": "y[None, :, :]"}
 _BACKENDS = {"cpu": "cpu", "gpu": "cuda"}
-# what KeOps offers for speed or accuracy and this engine decides by itself
+# what is no option of the engine: arguments of the reduction itself, and what KeOps offers for speed or
+# accuracy and this engine decides by itself
 _NO_EFFECT = {
     "out",
+    "ranges",
     "device_id",
     "dtype_acc",
     "use_double_acc",
@@ -64,7 +67,16 @@ def tensors(expr: Expr, operands: Operands, r: Reduction, letter: str, settings:
             f"Index one by {letter}, {_EXAMPLE[letter]}, or reduce the other axis."
         )
     options = chosen(settings) if settings else None
-    out = map_reduce(expr, r, operands.tensors(), axis=letter, sizes=operands.sizes, options=options)
+    ranges = settings.get("ranges") if settings else None
+    out = map_reduce(
+        visible(expr, operands.keep, r),
+        r,
+        operands.tensors(),
+        axis=letter,
+        sizes=operands.sizes,
+        ranges=operands.ranges if ranges is None else ranges,
+        options=options,
+    )
     if r.code == "kmin" and expr.dim == 1:
         return tuple(t.squeeze(-1) for t in out) if isinstance(out, tuple) else out.squeeze(-1)
     return out
@@ -85,8 +97,6 @@ def chosen(settings: Settings) -> _options.Options | None:
     changes = {k: v for k, v in settings.items() if k not in _NO_EFFECT and v is not None}
     if not changes:
         return None
-    if "ranges" in changes:
-        raise OptionError("ranges= (block-sparse reductions) is not part of this version; leave it out.")
     if "backend" in changes:  # KeOps writes "CPU", "GPU_1D", "GPU_2D_device", ...
         name = str(changes["backend"])
         changes["backend"] = _BACKENDS.get(name.lower().partition("_")[0], name)

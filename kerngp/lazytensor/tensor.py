@@ -22,13 +22,25 @@ from ..engine.expr import Expr
 from ..engine.folds import LOGSUMEXPWEIGHT, WEIGHTED, weighted_entry
 from ..engine.inner import INNER
 from ..engine.mapreduce import dense
-from ..engine.operands import EMPTY, Operands, build, constant, indexed, join, leaf, number, symbol
+from ..engine.operands import (
+    EMPTY,
+    Operands,
+    build,
+    constant,
+    indexed,
+    join,
+    leaf,
+    number,
+    symbol,
+    transposed,
+)
+from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction, with_k, with_scores
 from ..engine.reductions import LOGSUMEXP, REDUCTIONS, SUM
 from ..errors import FormulaError, OptionError, ShapeError
+from .pairs import shown, visible
 from .reduce import Deferred, Settings, compute, concrete
 
-_SWAP = str.maketrans("ij", "ji")
 _UNCHANGED = (None,)
 
 
@@ -129,6 +141,15 @@ class LazyTensor:
     def nbatchdims(self) -> int:
         """How many batch axes stand before M."""
         return len(self.operands.batch)
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+        return self.operands.ranges
+
+    @ranges.setter
+    def ranges(self, value: Any) -> None:
+        self.operands = self.operands._replace(ranges=None if value is None else Ranges.of(value))
 
     def dim(self) -> int:
         """The number of axes, counting D."""
@@ -247,10 +268,7 @@ class LazyTensor:
 
     def t(self) -> LazyTensor:
         """Exchange i and j."""
-        o = self.operands
-        return _lazy(
-            build(transpose, (), (None,), self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M)
-        )
+        return _lazy(build(transpose, (), _UNCHANGED, self.expr), transposed(self.operands))
 
     @property
     def T(self) -> LazyTensor:
@@ -295,7 +313,10 @@ class LazyTensor:
         return self.t() @ v
 
     def dense(self) -> Any:
-        """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
+        """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes.
+
+        Pairs that a mask or ranges leave out are 0.
+        """
         o = concrete(self.operands)
         limit = _options.current().memory_limit
         size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
@@ -304,7 +325,9 @@ class LazyTensor:
                 f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
                 f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
             )
-        full = dense(self.expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
+        expr = visible(self.expr, o.keep, SUM)
+        full = dense(expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
+        full = shown(full, o)
         return restore(full.squeeze(-1) if self.expr.dim == 1 else full, o.kind)
 
     # ------------------------------------------------------------ reductions
@@ -336,8 +359,9 @@ class LazyTensor:
             False returns a function to be called later.
         **settings
             ``backend=`` ("auto", "CPU", "GPU", "reference") and other options of `kerngp.options`;
-            ``out=``, an array to write to. KeOps's accuracy switches are accepted and have no
-            effect: accumulation is always as accurate as they can make it.
+            ``ranges=``, blocks of pairs to visit; ``out=``, an array to write to. KeOps's accuracy
+            switches are accepted and have no effect: accumulation is always as accurate as they can
+            make it.
         """
         record = reduction_op
         if not isinstance(record, Reduction):

@@ -34,7 +34,7 @@ from . import nvrtc, reference
 from .cuda_host import run_in_pieces
 from .cuda_layout import CudaLayout, cuda_layout
 from .cuda_tune import Tuner, tuned
-from .halves import halved, joined, side
+from .halves import halved, joined, side, without_pairs
 
 Tensor = torch.Tensor
 name = "cuda"
@@ -306,10 +306,10 @@ def run(
     if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
         wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
-    if 0 in (g.M, g.N, *g.batch):
+    if g.pairs == 0:
         return reference.run(outputs, args, g, options.memory_limit)
     device = device_of(g.device if g.device.type == "cuda" else _ANY)
-    if not options.autotune:
+    if not options.autotune and g.ranges is None:
         found = _recipe(outputs, shapes or shapes_of(args), g, device, options.precision)
         if found is not None:
             return [_follow(found, args, g, device)]
@@ -396,13 +396,17 @@ def _pass(
     if found is not None:
         return found
     first, *others = group
-    if others:
-        return [_pass((k,), outputs, args, g, device, options)[0] for k in group]
+    if others:  # the results for i, then those for j; else each alone
+        apart = [tuple(k for k in group if (outputs[k].axis == "i") is turned) for turned in (False, True)]
+        results: dict[int, tuple[Tensor, ...]] = {}
+        for part in apart if all(apart) else [(k,) for k in group]:
+            results.update(zip(part, _pass(part, outputs, args, g, device, options), strict=True))
+        return [results[k] for k in group]
     o = outputs[first]
     parts = slices(o, SLICE) if o.reduction.code != "sum" else None
     if parts is not None:
-        results = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
-        return [tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])]
+        found = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
+        return [tuple([torch.cat(values, -1) for values in zip(*found, strict=True)])]
     return reference.run((o,), args, g, options.memory_limit)
 
 
@@ -411,10 +415,11 @@ def _generated(
 ) -> list[tuple[Tensor, ...]] | None:
     form, exchanged = normal(outputs)
     if exchanged:
-        g = replace(g, M=g.N, N=g.M)
+        g = g.exchanged()
     half = halved(form, args, g, cuda_choice.HALVE_ABOVE)
     sizes = (len(args), g.M, g.N, math.prod(g.batch))
-    choice = cuda_choice.choose_cuda(form, *sizes, _name(g), options.precision, device.arch, half)
+    ranged = g.ranges is not None
+    choice = cuda_choice.choose_cuda(form, *sizes, _name(g), options.precision, device.arch, half, ranged)
     if choice is None:
         return None
     tune = options.autotune
@@ -510,17 +515,22 @@ def _execute(
     signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
     shape = None if signal is None else shapes_of((signal,))[0]
     shapes = shapes_of(args)
+    tables = () if g.ranges is None else g.ranges.i.work(plan.schedule.rows_of_range, g.device)
+    groups = len(tables[0]) if tables else 0
+    sizes = replace(g, ranges=None)
 
     results = [] if arrays is None else arrays
 
     def layout(plan: Plan) -> CudaLayout:
-        return cuda_layout(plan, g, shapes, shape, kept, signs, device.multiprocessors)
+        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, groups)
 
     def launch(plan: Plan) -> None:
         lay = layout(plan)
         numbers = array.array("q", lay.numbers)
         for slot, k in lay.bind:
             numbers[slot] = args[k].data_ptr()
+        for slot, table in zip(lay.walk, tables, strict=True):
+            numbers[slot] = table.data_ptr()
         if signal is not None:
             numbers[lay.signal] = signal.data_ptr()
         work = torch.empty(lay.work, dtype=torch.uint8, device=g.device)
@@ -536,9 +546,9 @@ def _execute(
     if not results:
         found = layout(plan).outputs
         results += [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in o] for o in found]
-    if tune:
-        sizes = (g.M, g.N, math.prod(g.batch), 1 if shape is None else shape.shape[-1], kept)
-        plan = tuned(plan, sizes, device.tuner, lambda p: layout(p).shared, launch)
+    if tune and g.ranges is None:
+        about = (g.M, g.N, math.prod(g.batch), 1 if shape is None else shape.shape[-1], kept)
+        plan = tuned(plan, about, device.tuner, lambda p: layout(p).shared, launch)
     launch(plan)
     return [
         _result(o, own, whole, None if post is None else side(post, args_given, whole))
@@ -557,12 +567,12 @@ def _result(o: Output, arrays: list[Tensor], g: Geometry, post: Tensor | None) -
         arrays = [a.reshape(*g.batch, *a.shape[1:]) for a in arrays]
     r = o.reduction
     if r.law is not None:
-        state = over_rows(r, tuple(arrays)) if o.axis == "ij" else tuple(arrays)
+        state = without_pairs(o, tuple(arrays), g, state=True)
+        state = over_rows(r, state) if o.axis == "ij" else state
         return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])
     named: dict[str, Tensor] = dict(zip(("value", "index"), arrays, strict=False))
-    if o.axis == "ij":
-        return (named["value"].sum(-2, dtype=torch.float64).to(g.dtype),)
     if o.axis == "i":
         value = named["value"] if post is None else named["value"] * post
         return (value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),)
-    return tuple([named[kind] for kind in r.outputs])
+    found = without_pairs(o, tuple([named[kind] for kind in o.reduction.outputs]), g)
+    return found if o.axis == "j" else (found[0].sum(-2, dtype=torch.float64).to(g.dtype),)

@@ -262,15 +262,19 @@ class TileKernel:
         with e.braces(head("kg_tile", s.threads, s.blocks)):
             e.put("KG_SHARED; (void)kg_shared;")
             e.put(guard(s.tensor))
-            e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")
             for name in ("slot", "slab", "split"):
                 e.put(
                     f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);"
                 )
             e.put("const long long batch = work;")
-            e.put("const int j_begin = (int)(split * KG(chunk));")
-            e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
+            if self.plan.ranged:
+                e.put("const long long *const walk = (const long long *)KG(walk) + 4ll * slot; (void)split;")
+                e.put("const int M = (int)walk[1];")
+            else:
+                e.put("const int M = (int)KG(M);")
+                e.put("const int j_begin = (int)(split * KG(chunk));")
+                e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
             for axis in "ijp":
                 e.put(f"const {e.real} *const __restrict__ r{axis} = (const {e.real} *)KG(records_{axis});")
             e.put("(void)slab; (void)ri; (void)rj; (void)rp;")
@@ -279,7 +283,8 @@ class TileKernel:
 
     def _body_of_block(self) -> None:
         """A block's work: one tile of rows, each range of result components with code of its own."""
-        self.e.put("const int tile = slot;")
+        if not self.plan.ranged:
+            self.e.put("const int tile = slot;")
         self._rows()
         for cut, condition, first in self._cuts():
             self.cut = cut
@@ -293,7 +298,13 @@ class TileKernel:
         self.states = [state_of(self, k) for k, t in enumerate(self.plan.tasks) if t.by_row]
         for state in self.states:
             state.declare()
-        self._loop()
+        if self.plan.ranged:
+            e.put("const long long *const ranges = (const long long *)KG(walk_ranges);")
+            with e.braces("for (long long range = walk[2]; range < walk[3]; range++)"):
+                e.put("const int j_begin = (int)ranges[2 * range], j_end = (int)ranges[2 * range + 1];")
+                self._loop()
+        else:
+            self._loop()
         for state in self.states:
             state.combine()
         for state in self.states:
@@ -333,8 +344,9 @@ class Narrow(TileKernel):
 
     def _rows(self) -> None:
         e, s = self.e, self.s
+        first = "(int)walk[0]" if self.plan.ranged else f"tile * {s.tile}"
         for r in range(self.rows):
-            e.put(f"const int row{r} = tile * {s.threads * s.rows} + {r * s.threads} + (int)threadIdx.x;")
+            e.put(f"const int row{r} = {first} + {r * s.threads} + (int)threadIdx.x;")
             e.put(f"const int from{r} = min(row{r}, M - 1);")
         used = {v for t in self.plan.tasks for v in postorder(t.core) if v.op == "var" and v.attr[2] != "j"}
         self.kept: dict[tuple[Expr, int], Block] = {}
@@ -470,24 +482,30 @@ class Wide(TileKernel):
     def _rows(self) -> None:
         e, s = self.e, self.s
         e.put(f"const int lane = (int)threadIdx.x % {s.lanes};")
-        e.put(f"const int first = tile * {s.tile} + (int)threadIdx.x / {s.lanes} * {s.rows};")
+        start = f"(int)walk[0] / {s.rows} * {s.rows}" if self.plan.ranged else f"tile * {s.tile}"
+        e.put(f"const int first = {start} + (int)threadIdx.x / {s.lanes} * {s.rows};")
         for r in range(self.rows):
-            e.put(f"const int row{r} = first + {r};")
-            e.put(f"const int from{r} = row{r};")  # records are padded to whole tiles
+            e.put(f"const int from{r} = first + {r};")  # records are padded to whole tiles
+            before = f"from{r} < (int)walk[0] ? M : " if self.plan.ranged else ""
+            e.put(f"const int row{r} = {before}from{r};")
 
     def _loop(self) -> None:
         e, s = self.e, self.s
         span = s.lanes * s.columns
-        with e.braces(f"for (int j0 = j_begin, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
+        begin, inside = "j_begin", ""
+        if self.plan.ranged:  # pieces are aligned
+            begin, inside = f"j_begin / {span} * {span}", " && j + {} >= j_begin"
+        with e.braces(f"for (int j0 = {begin}, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
             e.put(f"const int j = j0 + lane * {s.columns};")
-            exists = [e.let("bool", f"j + {n} < j_end") for n in range(s.columns)]
+            exists = [e.let("bool", f"j + {n} < j_end{inside.format(n)}") for n in range(s.columns)]
             low = self._lowering(self._column_leaf, s.columns, self._row_leaf)
             for task in self.plan.tasks:
                 for c in contractions(task.core):
                     self._contract(c, low)
             columns = [Column(low, f"(j + {n})", exists[n], n) for n in range(s.columns)]
-            for state in self.states:
-                state.step(columns)
+            for at in range(0, s.columns, s.group):
+                for state in self.states:
+                    state.step(columns[at : at + s.group])
             with e.braces(f"if (turn % {s.block_j} == 0)"):
                 for state in self.states:
                     state.flush()
