@@ -43,6 +43,10 @@ class Op:
     pieces : callable (node) -> tuple of (start, stop, arg or None, shift), or None
         Ops that only move components: result component d in [start, stop) is component d + shift
         of argument ``arg``, or zero when ``arg`` is None.
+    lower : callable (lowering, node, component) -> value, or None
+        Ops that find a component in a way of their own; see `render.lowering`.
+    cuts : callable (node, cuts of each argument) -> set of int, or None
+        For ``lower``: where ranges of components begin within which the arguments have one source each.
     fold : callable (args, attr) -> Expr or None
         Algebraic simplification, applied by `rewrite.simplify`.
     sign : callable (signs, attr) -> int
@@ -59,6 +63,8 @@ class Op:
     vjp: Callable[[Expr, Expr], tuple[Expr | None, ...]]
     code: Callable[..., Any] | None = None
     pieces: Callable[[Expr], tuple] | None = None
+    lower: Callable[..., Any] | None = None
+    cuts: Callable[[Expr, list[set[int]]], set[int]] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""

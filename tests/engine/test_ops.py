@@ -21,6 +21,7 @@ from comparison import (
     assert_same_values,
 )
 
+from kerngp.engine import complex as _complex  # noqa: F401  (enters its ops)
 from kerngp.engine import ops, rewrite
 from kerngp.engine.autodiff import vjp
 from kerngp.engine.expr import OPS, Expr, Pm, Vi, Vj, node, variables
@@ -38,10 +39,13 @@ ATTRIBUTES = {
     "elem_t": lambda d: [(4, 1), (1, 0), (40, 39)] if d == 1 else [],
     "extract": lambda d: [(0, d), (d // 3, max(1, d // 2))],
     "extract_t": lambda d: [(0, d), (2, d + 5)],
+    "alternate": lambda d: [(0,), (1,)],
 }
 # Ops defined on one side of zero only; all others are tried on both signs.
 POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_profile", "pow"}
 NEGATIVE = {"exp_nonpos"}
+EVEN = {"alternate"}  # ops of vectors of even dim
+EQUAL = {"interleave"}  # ops of vectors of one dim, which do not broadcast
 # Of these, the ones that promise nothing on the other side, not even NaN.
 CONTRACTS = {"exp_scaled", "matern32_profile", "matern52_profile"} | NEGATIVE
 DIMS = (1, 3, 40)  # one component, a few, and more than the generated code unrolls
@@ -54,6 +58,10 @@ def is_elementwise(name: str) -> bool:
 def dim_patterns(name: str, dim: int) -> list[tuple[int, ...]]:
     """All arguments of dim D, and each one in turn of dim 1."""
     arity = OPS[name].arity
+    if name in EVEN:
+        return [(2 * dim,)]
+    if name in EQUAL:
+        return [(dim,) * arity]
     if not is_elementwise(name):
         return [(dim,)] if arity == 1 else [(dim,) * arity, (1, dim)]
     whole = [(dim,) * arity]
@@ -97,7 +105,7 @@ def test_table_is_not_empty() -> None:
 def test_record_is_complete(name: str) -> None:
     op = OPS[name]
     assert op.name == name and op.arity >= 1 and op.doc
-    assert op.code is not None or op.pieces is not None or name == "sum"
+    assert op.code is not None or op.pieces is not None or op.lower is not None or name == "sum"
     assert any(formulas(name, d) for d in DIMS), f"give {name} example attributes in ATTRIBUTES"
 
 

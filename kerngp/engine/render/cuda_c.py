@@ -246,3 +246,10 @@ class CudaEmitter:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         return 0 if 0 in (a, b) else str(a) if b == 1 else str(b) if a == 1 else f"({a} * {b})"
+
+    def index_half(self, a: Index) -> Index:
+        return a // 2 if isinstance(a, int) else f"({a} >> 1)"
+
+    def is_odd(self, a: Index) -> Block:
+        """Mask: whether the index is odd."""
+        return Block([[self.let("bool", f"({a} & 1) != 0")]])

@@ -613,6 +613,13 @@ class Emitter:
     def index_mul(self, a: Value | int, b: Value | int) -> Value:
         return self.builder.mul(self.index(a), self.index(b), flags=["nsw"])
 
+    def index_half(self, a: Value | int) -> Value:
+        return self.builder.ashr(self.index(a), self.k(1))
+
+    def is_odd(self, a: Value | int) -> Block:
+        """Mask of every lane: whether the index is odd."""
+        return Block([[self.splat(self.builder.trunc(self.index(a), I1))]])
+
     def imin(self, a: Value | int, b: Value | int) -> Value:
         a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)

@@ -49,7 +49,7 @@ class Lowering:
         self.leaf = leaf
         self.shape = shape
         self.scopes: list[dict[tuple, Block]] = [{}]
-        self._shifted: dict[tuple, Index] = {}
+        self._derived: dict[tuple, Index] = {}
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -87,6 +87,8 @@ class Lowering:
             return self._sum(f.args[0])
         if record.pieces is not None:
             return self._piece(f, d)
+        if record.lower is not None:
+            return record.lower(self, f, d)
         if record.code is None:
             raise NotImplementedError(f"op {f.op} has no code for this target")
         fused = self._fused(f, d)
@@ -124,14 +126,39 @@ class Lowering:
         raise AssertionError(f"component range [{low}, {high}) of {f.op} crosses a boundary")
 
     def shift(self, d: Component, by: int) -> Component:
+        """Component d + by."""
         if isinstance(d, int):
             return d + by
         if by == 0:
             return d
-        key = (d, by)
-        if key not in self._shifted:
-            self._shifted[key] = Index(self.e.index_add(d.value, by), d.lo + by, d.hi + by)
-        return self._shifted[key]
+        return self._derive(
+            (d, "shift", by), lambda: Index(self.e.index_add(d.value, by), d.lo + by, d.hi + by)
+        )
+
+    def doubled(self, d: Component, by: int) -> Component:
+        """Component 2 d + by."""
+        if isinstance(d, int):
+            return 2 * d + by
+        return self._derive(
+            (d, "double", by),
+            lambda: Index(
+                self.e.index_add(self.e.index_mul(d.value, 2), by), 2 * d.lo + by, 2 * d.hi - 1 + by
+            ),
+        )
+
+    def halved(self, d: Component) -> Component:
+        """Component d / 2, rounded down."""
+        if isinstance(d, int):
+            return d // 2
+        return self._derive(
+            (d, "half"), lambda: Index(self.e.index_half(d.value), d.lo // 2, (d.hi + 1) // 2)
+        )
+
+    def _derive(self, key: tuple, make: Callable[[], Index]) -> Index:
+        """One Index for one meaning, so that what is computed at it is found again."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
 
     # ------------------------------------------------------------------ vectors
     def _sum(self, f: Expr) -> Block:
@@ -196,6 +223,8 @@ def ranges(f: Expr) -> list[tuple[int, int]]:
                 own |= {start, stop}
                 if arg is not None and shift is not None:
                     own |= {c - shift for c in cuts[e.args[arg]] if start < c - shift < stop}
+        elif record is not None and record.cuts is not None:
+            own |= {c for c in record.cuts(e, [cuts[a] for a in e.args]) if 0 < c < e.dim}
         elif record is not None and record.code is not None:
             for a in e.args:
                 if a.dim == e.dim:
