@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it
 _NAMES = {
+    "ComplexLazyTensor": "lazytensor",
     "LazyTensor": "lazytensor",
     "Pm": "lazytensor",
     "Vi": "lazytensor",
@@ -22,6 +23,7 @@ _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch"
 __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from .lazytensor import ComplexLazyTensor as ComplexLazyTensor
     from .lazytensor import LazyTensor as LazyTensor
     from .lazytensor import Pm as Pm
     from .lazytensor import Vi as Vi

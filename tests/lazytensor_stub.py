@@ -22,11 +22,12 @@ import torch
 from ..engine.expr import Expr
 from ..engine.operands import Operands
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
     expr: Expr
     operands: Operands
+    is_complex: bool
 '''
 
 
@@ -42,10 +43,11 @@ def function(f: object, name: str, indent: str = "    ") -> list[str]:
     return [head, f'{indent}    """{doc}"""' if doc else f"{indent}    ..."]
 
 
-def text() -> str:
+def methods(cls: type) -> list[str]:
     lines = []
-    for name, value in sorted(vars(module.LazyTensor).items()):
-        if name.startswith("_") and not (name.startswith("__") and callable(value)) or name == "__hash__":
+    for name, value in sorted(vars(cls).items()):
+        hidden = name.startswith("_") and not (name.startswith("__") and callable(value))
+        if hidden or name in ("__hash__", "__new__"):
             continue
         if isinstance(value, property):
             lines += ["    @property", *function(value.fget, name)]
@@ -53,6 +55,12 @@ def text() -> str:
             lines += ["    @staticmethod", *function(value.__func__, name)]
         elif inspect.isfunction(value):
             lines += function(value, name)
+    return lines
+
+
+def text() -> str:
+    lines = methods(module.LazyTensor)
+    lines += ["", "class ComplexLazyTensor(LazyTensor):", *methods(module.ComplexLazyTensor)]
     for name in ("Pm", "Vi", "Vj"):
         lines += ["", *function(getattr(module, name), name, "")]
     return HEADER + "\n".join(lines) + "\n"

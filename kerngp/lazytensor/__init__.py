@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from .complex import ComplexLazyTensor
 from .methods import install
 from .tensor import LazyTensor
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 install()
 

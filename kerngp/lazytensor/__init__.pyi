@@ -8,11 +8,12 @@ import torch
 from ..engine.expr import Expr
 from ..engine.operands import Operands
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
     expr: Expr
     operands: Operands
+    is_complex: bool
     def Kmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
@@ -118,6 +119,8 @@ class LazyTensor:
     @staticmethod
     def concatenate(parts: tuple | list, axis: int = -1) -> LazyTensor:
         """The components of all parts, one after the other. Only the last axis can be joined."""
+    def conj(self) -> LazyTensor:
+        """The complex conjugates."""
     def cos(self) -> LazyTensor:
         """Elementwise: cos(a)."""
     def dense(self) -> Any:
@@ -138,6 +141,8 @@ class LazyTensor:
         """Elementwise: 1 where a == b, else 0."""
     def exp(self) -> LazyTensor:
         """Elementwise: exp(a)."""
+    def exp1j(self) -> ComplexLazyTensor:
+        """exp(ix)."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
     def ge(self, other: Any) -> LazyTensor:
@@ -146,6 +151,11 @@ class LazyTensor:
         """Elementwise: 1 where a > b, else 0."""
     def ifelse(self, other1: Any, other2: Any) -> LazyTensor:
         """Elementwise: a where c >= 0, else b."""
+    @property
+    def imag(self) -> LazyTensor:
+        """The imaginary parts: 0 if this tensor is real."""
+    def imag2complex(self) -> ComplexLazyTensor:
+        """0 + ix."""
     def inv(self) -> LazyTensor:
         """Elementwise: 1 / a."""
     def le(self, other: Any) -> LazyTensor:
@@ -234,6 +244,11 @@ class LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
+    @property
+    def real(self) -> LazyTensor:
+        """The real parts."""
+    def real2complex(self) -> ComplexLazyTensor:
+        """x + 0i."""
     def reduction(
         self,
         reduction_op: str,
@@ -299,6 +314,30 @@ class LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:
         """<x, S x> for weights of dim 1, D, or D * D (a matrix, by rows)."""
+
+class ComplexLazyTensor(LazyTensor):
+    def __init__(self, x: Any, axis: int | None = None) -> None: ...
+    def __repr__(self) -> str:
+        """Return repr(self)."""
+    def conj(self) -> ComplexLazyTensor:
+        """The complex conjugates."""
+    @property
+    def dtype(self) -> str | None:
+        """Name of the complex dtype, as NumPy writes it."""
+    def exp1j(self) -> ComplexLazyTensor:
+        """Refused: use ``(1j * z).exp()``."""
+    @property
+    def imag(self) -> LazyTensor:
+        """The imaginary parts."""
+    def imag2complex(self) -> ComplexLazyTensor:
+        """Refused: the tensor is complex already."""
+    @property
+    def real(self) -> LazyTensor:
+        """The real parts."""
+    def real2complex(self) -> ComplexLazyTensor:
+        """Refused: the tensor is complex already."""
+    def rmatvec(self, v: Any) -> Any:
+        """The conjugate transpose times v, the name scipy.sparse.linalg looks for."""
 
 def Pm(x_or_index: Any, dim: int | None = None) -> LazyTensor:
     """A parameter: a number, a vector (D,), or a symbolic variable (index, dim); see `Vi`."""

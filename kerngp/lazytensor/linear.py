@@ -14,6 +14,8 @@ def operator(self: LazyTensor, *, symmetric: bool = False, psd: bool = False, **
     """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
     from ..solvers import KernelOperator
 
+    if self.is_complex:
+        raise FormulaError("operators and solvers are real; K is complex: take its parts, K.real and K.imag.")
     if self.expr.dim != 1:
         raise ShapeError(
             f"an operator needs scalar entries, but K has shape {self.shape}: reduce its last axis."

@@ -7,6 +7,7 @@ from typing import Any
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
+from .complex import conj, exp1j, imag, imag2complex, real, real2complex
 from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
 
@@ -25,8 +26,10 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve):
+    for f in (operator, solve, real2complex, imag2complex, exp1j, conj):
         setattr(LazyTensor, f.__name__, f)
+    for f in (real, imag):
+        setattr(LazyTensor, f.__name__, property(f))
 
 
 def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:

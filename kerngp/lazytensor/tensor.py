@@ -16,7 +16,7 @@ import torch
 
 from .. import options as _options
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_number, kind_of, restore
+from ..engine.arrays import TORCH, adopt, is_complex, is_number, kind_of, restore
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr, const
 from ..engine.inner import INNER
@@ -24,7 +24,7 @@ from ..engine.mapreduce import dense
 from ..engine.operands import EMPTY, Operands, build, indexed, join, leaf, number, symbol
 from ..engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
 from ..errors import FormulaError, OptionError, ShapeError
-from .reduce import Deferred, Settings, compute, concrete, tensors
+from .reduce import Deferred, Finish, Settings, compute, concrete, tensors
 
 _transposed = functools.lru_cache(maxsize=1024)(transpose)
 _SWAP = str.maketrans("ij", "ji")
@@ -77,12 +77,20 @@ class LazyTensor:
     """
 
     __slots__ = ("expr", "operands")
+    is_complex = False
     __array_ufunc__ = None  # numpy leaves a + K to K.__radd__
     __iter__ = None  # indexing has no end that iteration could find
     __hash__ = object.__hash__
 
     expr: Expr
     operands: Operands
+
+    def __new__(cls, x: Any = None, axis: int | None = None) -> LazyTensor:
+        if cls is LazyTensor and (x.is_complex if isinstance(x, LazyTensor) else is_complex(x)):
+            from .complex import ComplexLazyTensor
+
+            return object.__new__(ComplexLazyTensor)
+        return object.__new__(cls)
 
     def __init__(self, x: Any, axis: int | None = None) -> None:
         if isinstance(x, LazyTensor):
@@ -122,7 +130,7 @@ class LazyTensor:
     @property
     def ndim(self) -> int:
         """D, the number of components of each vector."""
-        return self.expr.dim
+        return self._shape[-1]
 
     @property
     def nbatchdims(self) -> int:
@@ -134,7 +142,7 @@ class LazyTensor:
         return len(self.operands.batch) + 3
 
     def __repr__(self) -> str:
-        return f"LazyTensor(shape={self.shape}, dtype={self.dtype}, formula={self.expr})"
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, formula={self.expr})"
 
     def __bool__(self) -> bool:
         raise TypeError("a LazyTensor has no truth value: comparisons are lazy too. Reduce it first.")
@@ -210,7 +218,7 @@ class LazyTensor:
             raise FormulaError(
                 f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l]."
             )
-        D = self.expr.dim
+        D = self.ndim
         if isinstance(key, slice):
             start, stop, step = key.indices(D)
             if step != 1 or stop <= start:
@@ -247,7 +255,8 @@ class LazyTensor:
     def t(self) -> LazyTensor:
         """Exchange i and j."""
         o = self.operands
-        return _lazy(_transposed(self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M))
+        swapped = o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M)
+        return _lazy(_transposed(self.expr), swapped, type(self))
 
     @property
     def T(self) -> LazyTensor:
@@ -256,7 +265,7 @@ class LazyTensor:
 
     def __matmul__(self, v: Any, **settings: Any) -> Any:
         """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays."""
-        if self.expr.dim != 1:
+        if self.ndim != 1:
             raise ShapeError(
                 f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first."
             )
@@ -265,17 +274,25 @@ class LazyTensor:
                 "the product of two LazyTensors would have to be stored; apply one after the other, "
                 "K @ (L @ v), or reduce (K * L)."
             )
+        if self.is_complex or is_complex(v):
+            from .complex import multiply
+
+            return multiply(self, v, settings)
         w = adopt("v", v)
-        N, flat = self.operands.N, w.dim() == 1
-        if w.dim() == 0 or (N is not None and w.shape[0 if flat else -2] != N):
-            n = "N" if N is None else N
-            raise ShapeError(
-                f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: "
-                f"K @ v needs ({n},) or (..., {n}, E)."
-            )
+        flat = self._check_signal(w)
         column = indexed(w.unsqueeze(-1) if flat else w, 1, TORCH if w is v else kind_of(v), "v")
         product = combine("mul", self, _lazy(*column))
         return compute(product.expr, product.operands, SUM, "j", settings, flat)
+
+    def _check_signal(self, v: Any) -> bool:
+        """Whether v is one vector; raises unless its rows are the columns of K."""
+        N, shape = self.operands.N, tuple(v.shape)
+        if not shape or (N is not None and shape[max(len(shape) - 2, 0)] != N):
+            n = "N" if N is None else N
+            raise ShapeError(
+                f"v has shape {shape}, but K has shape {self.shape}: K @ v needs ({n},) or (..., {n}, E)."
+            )
+        return len(shape) == 1
 
     def __rmatmul__(self, v: Any) -> Any:
         """``v @ K`` for v of shape (M,) or (..., E, M)."""
@@ -295,14 +312,16 @@ class LazyTensor:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
         o = concrete(self.operands)
         limit = _options.current().memory_limit
-        size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
+        size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize) * (1 + self.is_complex)
         if size > limit:
             raise OptionError(
                 f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
                 f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
             )
-        full = dense(self.expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
-        return restore(full.squeeze(-1) if self.expr.dim == 1 else full, o.kind)
+        full = dense(self._components(), o.tensors(), sizes=o.sizes)
+        full = full.expand(*self._shape[:-1], full.shape[-1])
+        full = (self._finish(full) if self._finish else full).contiguous()
+        return restore(full.squeeze(-1) if self.ndim == 1 else full, o.kind)
 
     # ------------------------------------------------------------ reductions
 
@@ -373,6 +392,12 @@ class LazyTensor:
 
     # ------------------------------------------------------------ machinery
 
+    _finish: Finish | None = None  # from numbers of the engine to values of this tensor
+
+    def _components(self) -> Expr:
+        """The formula of the real numbers the engine computes."""
+        return self.expr
+
     def _letter(self, axis: int | None) -> str:
         """ "i", "j", or "" for the components: what an axis number means."""
         first = len(self.operands.batch)
@@ -392,8 +417,8 @@ class LazyTensor:
                 raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
             return combine(INNER[r.name], self)
         if self.operands.symbolic or not call:
-            return Deferred(self.expr, self.operands, r, letter, settings)
-        return compute(self.expr, self.operands, r, letter, settings)
+            return Deferred(self._components(), self.operands, r, letter, settings, self._finish)
+        return compute(self._components(), self.operands, r, letter, settings, finish=self._finish)
 
     def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: Settings) -> tuple:
         """The largest entries m of f and the sum of weigh(exp(f - m)), as tensors. m carries no gradient."""
@@ -403,11 +428,13 @@ class LazyTensor:
         top = torch.nan_to_num(top, nan=0.0, posinf=0.0, neginf=0.0)
         shift = _lazy(*indexed(top, "ji".index(letter), TORCH, "shift"))
         weighted = weigh(combine("exp", combine("sub", self, shift)))
+        if weighted.is_complex:
+            raise FormulaError("the weights are complex; weigh with their real and imaginary parts instead.")
         return top, tensors(weighted.expr, weighted.operands, SUM, letter, settings)
 
 
-def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
-    new = object.__new__(LazyTensor)
+def _lazy(expr: Expr, operands: Operands, kind: type[LazyTensor] = LazyTensor) -> LazyTensor:
+    new = object.__new__(kind)
     new.expr = expr
     new.operands = operands
     return new
@@ -416,7 +443,9 @@ def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
 def _wrap(value: Any) -> LazyTensor:
     if isinstance(value, LazyTensor):
         return value
-    return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
+    if is_number(value):
+        return _lazy(*number(value))
+    return LazyTensor(value) if is_complex(value) else _lazy(*leaf(value, name="the operand"))
 
 
 def combine(
@@ -426,14 +455,21 @@ def combine(
     if not isinstance(first, LazyTensor):
         first = _wrap(first)
     operands, exprs, places = first.operands, (first.expr,), _UNCHANGED
+    flags = (first.is_complex,)
     for other in others:
         if not isinstance(other, LazyTensor):
             other = _wrap(other)
         operands, place = join(operands, other.operands)
         exprs += (other.expr,)
         places += (place,)
+        flags += (other.is_complex,)
+    kind = LazyTensor
+    if True in flags:
+        from .complex import meaning
+
+        make, kind = meaning(make, flags)
     try:
-        return _lazy(build(make, attr, places, *exprs), operands)
+        return _lazy(build(make, attr, places, *exprs), operands, kind)
     except FormulaError as e:
         shapes = ", ".join(str(_wrap(x)._shape) for x in (first, *others))
         raise FormulaError(f"{e} The operands have shapes {shapes}; the last axis is the vector's.") from None
