@@ -36,7 +36,7 @@ def operands(dtype: torch.dtype = Z) -> dict[str, torch.Tensor]:
 def same(lazy: LazyTensor, want: torch.Tensor, tol: float = 1e-12) -> None:
     got = lazy.dense()
     assert isinstance(lazy, ComplexLazyTensor) == want.is_complex()
-    want = want.expand(*lazy.shape[:2], lazy.ndim)
+    want = want.expand(*lazy.shape[: lazy.nbatchdims + 2], lazy.ndim)
     assert got.dtype == want.dtype and lazy.dtype == str(want.dtype).removeprefix("torch.")
     torch.testing.assert_close(got.reshape(want.shape), want.resolve_conj(), rtol=tol, atol=tol)
 
@@ -235,7 +235,7 @@ def test_what_has_no_meaning_is_refused() -> None:
     with pytest.raises(DTypeError, match="complex64|float32"):
         z.mul(torch.ones(1, N, D, dtype=torch.complex64))
     with pytest.raises(ShapeError, match="v has shape"):
-        (z * x).sum(-1) @ torch.ones(N + 1, dtype=Z)
+        _ = (z * x).sum(-1) @ torch.ones(N + 1, dtype=Z)
 
 
 def test_every_complex_word_has_a_method_or_operator() -> None:
