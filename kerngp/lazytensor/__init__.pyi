@@ -42,7 +42,8 @@ class LazyTensor:
         """1 where a == b, else 0"""
     def __ge__(self, other: Any) -> LazyTensor:
         """1 where a >= b, else 0"""
-    def __getitem__(self, key: Any) -> LazyTensor: ...
+    def __getitem__(self, key: Any) -> Any:
+        """Components, ``K[k]``, ``K[k:l]``; rows and columns, ``K[i, :]``, ``K[:5, idx]``; see `indexing`."""
     def __gt__(self, other: Any) -> LazyTensor:
         """1 where a > b, else 0"""
     def __init__(self, x: Any, axis: int | None = None) -> None: ...
@@ -128,6 +129,8 @@ class LazyTensor:
     @property
     def device(self) -> torch.device | None:
         """Where the arrays are."""
+    def diag(self) -> Any:
+        """The entries (i, i), an array (..., M), or (..., M, D) of vectors."""
     def dim(self) -> int:
         """The number of axes, counting D."""
     def div(self, other: Any) -> LazyTensor:
@@ -310,6 +313,8 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def trace(self) -> Any:
+        """The sum of the diagonal; see `diag`."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:

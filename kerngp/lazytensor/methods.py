@@ -8,6 +8,7 @@ from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
 from .complex import conj, exp1j, imag, imag2complex, real, real2complex
+from .indexing import diag, trace
 from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
 
@@ -26,7 +27,7 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve, real2complex, imag2complex, exp1j, conj):
+    for f in (operator, solve, real2complex, imag2complex, exp1j, conj, diag, trace):
         setattr(LazyTensor, f.__name__, f)
     for f in (real, imag):
         setattr(LazyTensor, f.__name__, property(f))

@@ -211,25 +211,11 @@ class LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
         return combine("extract", self, attr=(int(start), int(length)))
 
-    def __getitem__(self, key: Any) -> LazyTensor:
-        if isinstance(key, tuple):
-            if key and (key[:-1] == (...,) or key[:-1] == (slice(None),) * (self.dim() - 1)):
-                return self[key[-1]]
-            raise FormulaError(
-                f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l]."
-            )
-        D = self.ndim
-        if isinstance(key, slice):
-            start, stop, step = key.indices(D)
-            if step != 1 or stop <= start:
-                raise FormulaError(f"slice {key} of vectors of dim {D}: expected start < stop and step 1.")
-            return self.extract(start, stop - start)
-        if not hasattr(key, "__index__"):
-            raise FormulaError(f"index {key!r}: expected an integer or a slice.")
-        k = key.__index__()
-        if not -D <= k < D:
-            raise FormulaError(f"index {k} is out of range for vectors of dim {D}.")
-        return combine("elem", self, attr=(k % D,))
+    def __getitem__(self, key: Any) -> Any:
+        """Components, ``K[k]``, ``K[k:l]``; rows and columns, ``K[i, :]``, ``K[:5, idx]``; see `indexing`."""
+        from .indexing import index
+
+        return index(self, key)
 
     def concat(self, other: Any) -> LazyTensor:
         """The components of self, then those of other."""
