@@ -6,7 +6,9 @@ Run ``python tests/lazytensor_stub.py`` after adding an op or a reduction; a tes
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 import kerngp.lazytensor as module
 
@@ -22,6 +24,8 @@ import torch
 from ..engine.expr import Expr
 from ..engine.operands import Operands
 
+_float = float  # LazyTensor has a method of that name
+
 __all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
@@ -31,8 +35,9 @@ class LazyTensor:
 '''
 
 
-def signature(f: object) -> str:
-    return str(inspect.signature(f)).replace("'", "").replace("self: LazyTensor", "self")
+def signature(f: Any) -> str:
+    text = re.sub(r"\bfloat\b", "_float", str(inspect.signature(f)))
+    return text.replace("'", "").replace("self: LazyTensor", "self")
 
 
 def function(f: object, name: str, indent: str = "    ") -> list[str]:

@@ -8,6 +8,8 @@ import torch
 from ..engine.expr import Expr
 from ..engine.operands import Operands
 
+_float = float  # LazyTensor has a method of that name
+
 __all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
@@ -124,8 +126,14 @@ class LazyTensor:
         """The complex conjugates."""
     def cos(self) -> LazyTensor:
         """Elementwise: cos(a)."""
+    def cpu(self) -> LazyTensor:
+        """The same formula over arrays in the computer's memory."""
+    def cuda(self, device: torch.device | str | int | None = None) -> LazyTensor:
+        """The same formula over arrays on a GPU, the current one by default."""
     def dense(self) -> Any:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
+    def detach(self) -> LazyTensor:
+        """The same formula over arrays that take no part in gradients."""
     @property
     def device(self) -> torch.device | None:
         """Where the arrays are."""
@@ -135,6 +143,8 @@ class LazyTensor:
         """The number of axes, counting D."""
     def div(self, other: Any) -> LazyTensor:
         """Elementwise: a / b."""
+    def double(self) -> LazyTensor:
+        """The same formula in float64."""
     @property
     def dtype(self) -> str | None:
         """Name of the arrays' dtype, as NumPy writes it."""
@@ -148,10 +158,14 @@ class LazyTensor:
         """exp(ix)."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
+    def float(self) -> LazyTensor:
+        """The same formula in float32."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
     def gt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a > b, else 0."""
+    def half(self) -> LazyTensor:
+        """The same formula in float16."""
     def ifelse(self, other1: Any, other2: Any) -> LazyTensor:
         """Elementwise: a where c >= 0, else b."""
     @property
@@ -165,6 +179,8 @@ class LazyTensor:
         """Elementwise: 1 where a <= b, else 0."""
     def log(self) -> LazyTensor:
         """Elementwise: log(a)."""
+    def log_softmax(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
+        """f - log sum exp f along an axis. One pass computes the sums; the result is lazy again."""
     def logsumexp(
         self,
         axis: int | None = None,
@@ -189,8 +205,10 @@ class LazyTensor:
         """Elementwise: (1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0."""
     def matern52_profile(self) -> LazyTensor:
         """Elementwise: (1 + s + s^2/3) exp(-s), s = sqrt(5 q), of a squared distance q >= 0."""
+    def matmat(self, v: Any) -> Any:
+        """``K @ v`` for v (N, E) of any real or complex dtype, the name scipy.sparse.linalg looks for."""
     def matvec(self, v: Any) -> Any:
-        """``K @ v``, the name scipy.sparse.linalg looks for."""
+        """``K @ v`` for v of any real or complex dtype, the name scipy.sparse.linalg looks for."""
     def max(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
         """max over i or j, or over the components of each vector."""
     def max_argmax(
@@ -265,8 +283,10 @@ class LazyTensor:
         """The reduction named ``reduction_op`` over i or j."""
     def relu(self) -> LazyTensor:
         """Elementwise: max(a, 0)."""
+    def rmatmat(self, v: Any) -> Any:
+        """The (conjugate) transpose times v (M, E), the name scipy.sparse.linalg looks for."""
     def rmatvec(self, v: Any) -> Any:
-        """``K.T @ v``, the name scipy.sparse.linalg looks for."""
+        """The (conjugate) transpose times v, the name scipy.sparse.linalg looks for."""
     def rsqrt(self) -> LazyTensor:
         """Elementwise: 1 / sqrt(a), and 0 at a = 0, so that gradients of norms vanish at coincident points."""
     @property
@@ -276,14 +296,16 @@ class LazyTensor:
         """Elementwise: -1, 0 or 1."""
     def sin(self) -> LazyTensor:
         """Elementwise: sin(a)."""
+    def softmax(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
+        """exp f / sum exp f along an axis, lazily: ``K.softmax(axis=1) @ b`` is attention."""
     def solve(
         self,
         other: Any,
         var: None = None,
         call: bool = True,
         *,
-        alpha: float = 1e-10,
-        eps: float = 1e-06,
+        alpha: _float = 1e-10,
+        eps: _float = 1e-06,
         max_iter: int = 1000,
         preconditioner: Any = None,
         **settings: Any,
@@ -313,6 +335,13 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def to(
+        self,
+        *where: Any,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | int | None = None,
+    ) -> LazyTensor:
+        """The same formula over arrays of another dtype or on another device."""
     def trace(self) -> Any:
         """The sum of the diagonal; see `diag`."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
@@ -341,8 +370,6 @@ class ComplexLazyTensor(LazyTensor):
         """The real parts."""
     def real2complex(self) -> ComplexLazyTensor:
         """Refused: the tensor is complex already."""
-    def rmatvec(self, v: Any) -> Any:
-        """The conjugate transpose times v, the name scipy.sparse.linalg looks for."""
 
 def Pm(x_or_index: Any, dim: int | None = None) -> LazyTensor:
     """A parameter: a number, a vector (D,), or a symbolic variable (index, dim); see `Vi`."""

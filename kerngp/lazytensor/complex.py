@@ -88,10 +88,6 @@ class ComplexLazyTensor(LazyTensor):
         """The complex conjugates."""
         return _lazy(cx.conj(self.expr), self.operands, ComplexLazyTensor)  # type: ignore[return-value]
 
-    def rmatvec(self, v: Any) -> Any:
-        """The conjugate transpose times v, the name scipy.sparse.linalg looks for."""
-        return self.conj().t() @ v
-
     def real2complex(self) -> ComplexLazyTensor:
         """Refused: the tensor is complex already."""
         raise FormulaError("real2complex takes a real LazyTensor; this one is complex.")

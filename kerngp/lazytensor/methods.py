@@ -9,8 +9,26 @@ from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
 from .complex import conj, exp1j, imag, imag2complex, real, real2complex
 from .indexing import diag, trace
-from .linear import operator, solve
+from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve
+from .place import cpu, cuda, detach, double, half, single, to
+from .softmax import log_softmax, softmax
 from .tensor import LazyTensor, combine, sized
+
+_FROM_FILES: tuple[Any, ...] = (
+    operator,
+    solve,
+    matvec,
+    matmat,
+    rmatvec,
+    rmatmat,
+    real2complex,
+    imag2complex,
+    exp1j,
+    conj,
+    diag,
+    trace,
+)
+_FROM_FILES += (to, cuda, cpu, double, half, detach, softmax, log_softmax)
 
 
 def install() -> None:
@@ -27,8 +45,9 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve, real2complex, imag2complex, exp1j, conj, diag, trace):
+    for f in _FROM_FILES:
         setattr(LazyTensor, f.__name__, f)
+    setattr(LazyTensor, "float", single)  # noqa: B010 (torch's name)
     for f in (real, imag):
         setattr(LazyTensor, f.__name__, property(f))
 

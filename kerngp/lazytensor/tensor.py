@@ -16,7 +16,7 @@ import torch
 
 from .. import options as _options
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_complex, is_number, kind_of, restore
+from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of, restore
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr, const
 from ..engine.inner import INNER
@@ -250,15 +250,17 @@ class LazyTensor:
         return self.t()
 
     def __matmul__(self, v: Any, **settings: Any) -> Any:
-        """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays."""
+        """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays.
+
+        For a LazyTensor or an operator v, the operator that applies v, then K.
+        """
+        if isinstance(v, LazyTensor) or (not is_array(v) and hasattr(v, "with_tensors")):
+            from .linear import compose
+
+            return compose(self, v)
         if self.ndim != 1:
             raise ShapeError(
                 f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first."
-            )
-        if isinstance(v, LazyTensor):
-            raise FormulaError(
-                "the product of two LazyTensors would have to be stored; apply one after the other, "
-                "K @ (L @ v), or reduce (K * L)."
             )
         if self.is_complex or is_complex(v):
             from .complex import multiply
@@ -282,17 +284,13 @@ class LazyTensor:
 
     def __rmatmul__(self, v: Any) -> Any:
         """``v @ K`` for v of shape (M,) or (..., E, M)."""
+        if not is_array(v) and hasattr(v, "with_tensors"):
+            from .linear import compose
+
+            return compose(v, self)
         if len(v.shape) == 1:
             return self.t() @ v
         return (self.t() @ v.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-    def matvec(self, v: Any) -> Any:
-        """``K @ v``, the name scipy.sparse.linalg looks for."""
-        return self @ v
-
-    def rmatvec(self, v: Any) -> Any:
-        """``K.T @ v``, the name scipy.sparse.linalg looks for."""
-        return self.t() @ v
 
     def dense(self) -> Any:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
