@@ -17,6 +17,7 @@ _NAMES = {
     "Pm": "lazytensor",
     "Vi": "lazytensor",
     "Vj": "lazytensor",
+    "kernel": "lazytensor",
 }
 _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch")
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .lazytensor import Pm as Pm
     from .lazytensor import Vi as Vi
     from .lazytensor import Vj as Vj
+    from .lazytensor import kernel as kernel
 
 
 def __getattr__(name: str) -> Any:

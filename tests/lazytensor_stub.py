@@ -19,14 +19,17 @@ HEADER = '''# ruff: noqa: E501
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from .kernel import KernelFunction as KernelFunction
+from .kernel import kernel as kernel
+
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
 
 _float = float  # LazyTensor has a method of that name
-
-__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
     expr: Expr

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .complex import ComplexLazyTensor
+from .kernel import KernelFunction, kernel
 from .methods import install
 from .tensor import LazyTensor
 
-__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
 
 install()
 

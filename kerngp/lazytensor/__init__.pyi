@@ -3,14 +3,17 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from .kernel import KernelFunction as KernelFunction
+from .kernel import kernel as kernel
+
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
 
 _float = float  # LazyTensor has a method of that name
-
-__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
     expr: Expr
@@ -39,6 +42,8 @@ class LazyTensor:
         """|a|"""
     def __add__(self, other: Any) -> LazyTensor:
         """a + b"""
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy's way to give its elementwise functions to other classes."""
     def __bool__(self) -> bool: ...
     def __eq__(self, other: Any) -> LazyTensor:  # type: ignore[override]
         """1 where a == b, else 0"""
@@ -259,6 +264,8 @@ class LazyTensor:
         """Euclidean norm of each vector; gradient 0 at the origin."""
     def normalize(self) -> LazyTensor:
         """Each vector divided by its norm; 0 at the origin."""
+    def numpy(self) -> np.ndarray:
+        """The whole array as a NumPy array; see `dense`."""
     def operator(self, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
         """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
     def pow(self, other: Any) -> LazyTensor:

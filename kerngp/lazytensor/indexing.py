@@ -1,4 +1,4 @@
-"""``K[...]``: components of the vectors, and rows and columns of the matrix.
+"""Entries: ``K[...]``, components, rows and columns; the diagonal; the whole array.
 
 One key picks components, as in KeOps: ``K[k]``, ``K[k:l]``, ``K[..., k]``. A tuple picks rows, columns, and
 components if it has a third key: slices and index arrays give a smaller LazyTensor, made of some rows of
@@ -8,14 +8,17 @@ its operands; an integer gives numbers, as does a pair of index arrays, which pi
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..engine.arrays import restore
+from .. import options as _options
+from ..engine.arrays import NUMPY, restore
 from ..engine.entries import diagonal, entries
-from ..errors import FormulaError, ShapeError
+from ..engine.mapreduce import dense as every_value
+from ..errors import FormulaError, OptionError, ShapeError
 from .reduce import concrete
 from .tensor import LazyTensor, _lazy, combine
 
@@ -54,6 +57,36 @@ def index(K: LazyTensor, key: Any) -> Any:
     picked = _restrict(_restrict(K, "i", i), "j", j)
     drop = [axis for axis, k in ((-3, rows), (-2, columns)) if _is_integer(k)]
     return _numbers(picked, drop) if drop else picked
+
+
+def dense(self: LazyTensor) -> Any:
+    """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes.
+
+    Raises
+    ------
+    OptionError
+    """
+    return _deliver(self, _all(self))
+
+
+def numpy(self: LazyTensor) -> np.ndarray:
+    """The whole array as a NumPy array; see `dense`."""
+    values = _all(self)
+    return NUMPY.leave(values.squeeze(-1) if self.ndim == 1 else values)
+
+
+def _all(K: LazyTensor) -> torch.Tensor:
+    o = concrete(K.operands)
+    limit = _options.current().memory_limit
+    size = math.prod(K._shape) * (8 if o.dtype is None else o.dtype.itemsize) * (1 + K.is_complex)
+    if size > limit:
+        raise OptionError(
+            f"dense() of shape {K.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
+            f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
+        )
+    full = every_value(K._components(), o.tensors(), sizes=o.sizes)
+    full = full.expand(*K._shape[:-1], full.shape[-1])
+    return (K._finish(full) if K._finish else full).contiguous()
 
 
 def diag(self: LazyTensor) -> Any:

@@ -8,26 +8,15 @@ from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
 from .complex import conj, exp1j, imag, imag2complex, real, real2complex
-from .indexing import diag, trace
+from .functions import array_ufunc, torch_function
+from .indexing import dense, diag, numpy, trace
 from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve
 from .place import cpu, cuda, detach, double, half, single, to
 from .softmax import log_softmax, softmax
 from .tensor import LazyTensor, combine, sized
 
-_FROM_FILES: tuple[Any, ...] = (
-    operator,
-    solve,
-    matvec,
-    matmat,
-    rmatvec,
-    rmatmat,
-    real2complex,
-    imag2complex,
-    exp1j,
-    conj,
-    diag,
-    trace,
-)
+_FROM_FILES: tuple[Any, ...] = (operator, solve, matvec, matmat, rmatvec, rmatmat)
+_FROM_FILES += (real2complex, imag2complex, exp1j, conj, dense, numpy, diag, trace)
 _FROM_FILES += (to, cuda, cpu, double, half, detach, softmax, log_softmax)
 
 
@@ -48,6 +37,8 @@ def install() -> None:
     for f in _FROM_FILES:
         setattr(LazyTensor, f.__name__, f)
     setattr(LazyTensor, "float", single)  # noqa: B010 (torch's name)
+    setattr(LazyTensor, "__array_ufunc__", array_ufunc)  # noqa: B010
+    setattr(LazyTensor, "__torch_function__", classmethod(torch_function))  # noqa: B010
     for f in (real, imag):
         setattr(LazyTensor, f.__name__, property(f))
 

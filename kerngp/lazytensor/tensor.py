@@ -8,23 +8,20 @@ of elementwise operations and of reductions come from the engine's tables.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .. import options as _options
 from ..engine import ops
 from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of, restore
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr, const
 from ..engine.inner import INNER
-from ..engine.mapreduce import dense
 from ..engine.operands import EMPTY, Operands, build, indexed, join, leaf, number, symbol
 from ..engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
-from ..errors import FormulaError, OptionError, ShapeError
-from .reduce import Deferred, Finish, Settings, compute, concrete, tensors
+from ..errors import FormulaError, ShapeError
+from .reduce import Deferred, Finish, Settings, compute, tensors
 
 _transposed = functools.lru_cache(maxsize=1024)(transpose)
 _SWAP = str.maketrans("ij", "ji")
@@ -78,7 +75,6 @@ class LazyTensor:
 
     __slots__ = ("expr", "operands")
     is_complex = False
-    __array_ufunc__ = None  # numpy leaves a + K to K.__radd__
     __iter__ = None  # indexing has no end that iteration could find
     __hash__ = object.__hash__
 
@@ -291,21 +287,6 @@ class LazyTensor:
         if len(v.shape) == 1:
             return self.t() @ v
         return (self.t() @ v.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-    def dense(self) -> Any:
-        """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
-        o = concrete(self.operands)
-        limit = _options.current().memory_limit
-        size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize) * (1 + self.is_complex)
-        if size > limit:
-            raise OptionError(
-                f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
-                f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
-            )
-        full = dense(self._components(), o.tensors(), sizes=o.sizes)
-        full = full.expand(*self._shape[:-1], full.shape[-1])
-        full = (self._finish(full) if self._finish else full).contiguous()
-        return restore(full.squeeze(-1) if self.ndim == 1 else full, o.kind)
 
     # ------------------------------------------------------------ reductions
 
