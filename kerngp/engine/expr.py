@@ -2,7 +2,7 @@
 
 A node is (op, args, attr). Its value at a pair (i, j) is a vector of ``dim`` numbers. Leaves are
 variables, which read row i ("i"), row j ("j") or one record for all pairs ("p"), and constants.
-What an op means is in the table `OPS`, filled by `ops.py`; nothing here knows a single op.
+What an op means is in the table `OPS`, filled by `ops`; nothing here knows a single op.
 """
 
 from __future__ import annotations
