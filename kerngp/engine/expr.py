@@ -43,6 +43,8 @@ class Op:
     pieces : callable (node) -> tuple of (start, stop, arg or None, shift), or None
         Ops that only move components: result component d in [start, stop) is component d + shift
         of argument ``arg``, or zero when ``arg`` is None.
+    lower : callable (lowering, node, d) -> value, or None
+        All other ops: code for component d, through the target's `render.lowering.Lowering`.
     fold : callable (args, attr) -> Expr or None
         Algebraic simplification, applied by `rewrite.simplify`.
     sign : callable (signs, attr) -> int
@@ -59,6 +61,7 @@ class Op:
     vjp: Callable[[Expr, Expr], tuple[Expr | None, ...]]
     code: Callable[..., Any] | None = None
     pieces: Callable[[Expr], tuple] | None = None
+    lower: Callable[[Any, Expr, Any], Any] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""

@@ -10,5 +10,10 @@ from .base import *
 from .choices import *
 from .composites import *
 from .elementary import *
+from .folds import *
+from .hyperbolic import *
 from .profiles import *
+from .special import *
+from .tensors import *
+from .trigonometric import *
 from .vectors import *

@@ -12,7 +12,19 @@ from collections.abc import Callable
 from ...errors import FormulaError
 from ..expr import Expr, Op, as_expr, const, define, node
 
-__all__ = ["elementwise", "first", "folded", "same_dim", "unbroadcast", "value_of", "widen", "zero"]
+__all__ = [
+    "elementwise",
+    "first",
+    "folded",
+    "function",
+    "nonnegative",
+    "same_dim",
+    "same_sign",
+    "unbroadcast",
+    "value_of",
+    "widen",
+    "zero",
+]
 
 
 def same_dim(dims: tuple[int, ...], attr: tuple) -> int:
@@ -59,6 +71,28 @@ def elementwise(
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{doc}."
     return build
+
+
+def function(name: str, reference: Callable, derivative: Callable[[Expr], Expr], **settings) -> Callable:
+    """Define an elementwise op of one argument that targets know by its own name."""
+    return elementwise(
+        name,
+        1,
+        reference,
+        lambda t, a: t.call(name, a),
+        lambda g, a: (g * derivative(a),),
+        **settings,
+    )
+
+
+def same_sign(s: tuple[int, ...], attr: tuple) -> int:
+    """Sign rule of an increasing function through the origin."""
+    return s[0]
+
+
+def nonnegative(s: tuple[int, ...], attr: tuple) -> int:
+    """Sign rule of a function that is never negative."""
+    return 1
 
 
 def widen(x: Expr, dim: int) -> Expr:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from .base import elementwise, folded
+from ..expr import Expr, as_expr, node
+from .base import elementwise, folded, same_sign
 
-__all__ = ["absolute", "clamp", "ifelse", "maximum", "minimum", "relu", "sign", "step"]
+__all__ = [
+    "absolute",
+    "ceil",
+    "clamp",
+    "floor",
+    "ifelse",
+    "maximum",
+    "minimum",
+    "mod",
+    "relu",
+    "rounded",
+    "sign",
+    "step",
+]
 
 
 def _step(a: torch.Tensor) -> torch.Tensor:
@@ -125,3 +141,60 @@ for _name, _test, _torch in (
         sign=lambda s, attr: 1,
         doc=f"1 where {_test}, else 0",
     )
+
+floor = elementwise(
+    "floor",
+    1,
+    torch.floor,
+    lambda t, a: t.floor(a),
+    lambda g, a: (None,),
+    fold=folded(math.floor),
+    sign=same_sign,
+    doc="the largest integer <= a",
+)
+ceil = elementwise(
+    "ceil",
+    1,
+    torch.ceil,
+    lambda t, a: t.neg(t.floor(t.neg(a))),
+    lambda g, a: (None,),
+    fold=folded(math.ceil),
+    sign=same_sign,
+    doc="the smallest integer >= a",
+)
+
+
+def _round(a: torch.Tensor, digits: int) -> torch.Tensor:
+    scale = 10.0 ** abs(digits)
+    return torch.round(a * scale) / scale if digits >= 0 else torch.round(a / scale) * scale
+
+
+def _code_round(t, a, digits: int):
+    scale = 10.0 ** abs(digits)
+    if digits == 0:
+        return t.round_even(a)
+    if digits > 0:
+        return t.div(t.round_even(t.mul(a, scale)), scale)
+    return t.mul(t.round_even(t.div(a, scale)), scale)
+
+
+elementwise(
+    "round",
+    1,
+    _round,
+    _code_round,
+    lambda g, a, digits: (None,),
+    sign=same_sign,
+    doc="a rounded to some decimal digits; halves go to the even neighbour",
+)
+
+
+def rounded(a: Expr | float, digits: int = 0) -> Expr:
+    """a rounded to so many decimal digits; halves go to the even neighbour, as in NumPy and torch."""
+    return node("round", as_expr(a), attr=(int(digits),))
+
+
+def mod(a: Expr | float, n: Expr | float, start: Expr | float = 0.0) -> Expr:
+    """a less the multiple of n that takes it to [start, start + n)."""
+    a, n = as_expr(a), as_expr(n)
+    return a - n * floor((a - start) / n)

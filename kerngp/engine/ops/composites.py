@@ -6,10 +6,11 @@ from ...errors import FormulaError
 from ..expr import Expr, node
 from .arithmetic import square
 from .elementary import rsqrt, sqrt
-from .vectors import extract
+from .tensors import symsqnorm
 
 __all__ = [
     "dot",
+    "mean",
     "norm2",
     "normalize",
     "sqdist",
@@ -24,6 +25,11 @@ def dot(a: Expr, b: Expr) -> Expr:
     if a.dim != b.dim:
         raise FormulaError(f"scalar product of vectors of dims {a.dim} and {b.dim}: they must be equal.")
     return node("sum", a * b)
+
+
+def mean(a: Expr) -> Expr:
+    """The mean of the components."""
+    return node("sum", a) / a.dim
 
 
 def sqnorm2(a: Expr) -> Expr:
@@ -55,11 +61,7 @@ def weighted_sqnorm(s: Expr, a: Expr) -> Expr:
     if s.dim == a.dim:
         return node("sum", s * square(a))
     if s.dim == a.dim**2:
-        rows = [a[k] * dot(extract(s, k * a.dim, a.dim), a) for k in range(a.dim)]
-        out = rows[0]
-        for r in rows[1:]:
-            out = out + r
-        return out
+        return symsqnorm(s, a)
     raise FormulaError(
         f"weights of dim {s.dim} for a vector of dim {a.dim}: expected 1, {a.dim} or {a.dim**2}."
     )

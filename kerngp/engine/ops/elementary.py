@@ -1,4 +1,4 @@
-"""Exponentials, logarithms, roots and trigonometric functions."""
+"""Exponentials, logarithms and roots."""
 
 from __future__ import annotations
 
@@ -7,25 +7,16 @@ import math
 import torch
 
 from ..expr import node
-from .base import elementwise, first, folded
+from .base import elementwise, first, folded, function, nonnegative
 
-__all__ = ["cos", "exp", "log", "rsqrt", "sin", "sqrt"]
+__all__ = ["exp", "log", "rsqrt", "sqrt", "xlogx"]
 
 
 def _rsqrt(a: torch.Tensor) -> torch.Tensor:
     return torch.where(a == 0, torch.zeros_like(a), torch.rsqrt(a))
 
 
-exp = elementwise(
-    "exp",
-    1,
-    torch.exp,
-    lambda t, a: t.call("exp", a),
-    lambda g, a: (g * exp(a),),
-    fold=folded(math.exp),
-    sign=lambda s, attr: 1,
-    doc="exp(a)",
-)
+exp = function("exp", torch.exp, lambda a: exp(a), fold=folded(math.exp), sign=nonnegative, doc="exp(a)")
 log = elementwise(
     "log",
     1,
@@ -35,23 +26,14 @@ log = elementwise(
     fold=folded(math.log),
     doc="log(a)",
 )
-sin = elementwise(
-    "sin",
+xlogx = elementwise(
+    "xlogx",
     1,
-    torch.sin,
-    lambda t, a: t.call("sin", a),
-    lambda g, a: (g * cos(a),),
-    fold=folded(math.sin),
-    doc="sin(a)",
-)
-cos = elementwise(
-    "cos",
-    1,
-    torch.cos,
-    lambda t, a: t.call("cos", a),
-    lambda g, a: (-(g * sin(a)),),
-    fold=folded(math.cos),
-    doc="cos(a)",
+    lambda a: torch.special.xlogy(a, a),
+    lambda t, a: t.select(t.eq(a, 0.0), 0.0, t.mul(a, t.call("log", a))),
+    lambda g, a: (g * (log(a) + 1.0),),
+    fold=folded(lambda a: a * math.log(a) if a else 0.0),
+    doc="a log(a), and 0 at 0",
 )
 sqrt = elementwise(
     "sqrt",

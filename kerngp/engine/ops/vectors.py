@@ -38,6 +38,7 @@ define(
         lambda dims, attr: 1,
         lambda a: a.sum(-1, keepdim=True),
         lambda e, g: (widen(g, e.args[0].dim),),
+        lower=lambda low, e, d: low.total(e.args[0]),
         fold=_fold_sum,
         sign=lambda s, attr: s[0],
         doc="sum of the components",

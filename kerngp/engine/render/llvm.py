@@ -613,6 +613,21 @@ class Emitter:
     def index_mul(self, a: Value | int, b: Value | int) -> Value:
         return self.builder.mul(self.index(a), self.index(b), flags=["nsw"])
 
+    def index_div(self, a: Value | int, b: int) -> Value:
+        return self.builder.sdiv(self.index(a), self.k(b))
+
+    def index_mod(self, a: Value | int, b: int) -> Value:
+        return self.builder.srem(self.index(a), self.k(b))
+
+    def index_real(self, a: Value | int) -> Block:
+        """An index as a number."""
+        return Block([[self.splat(self.builder.sitofp(self.index(a), self.elem))]])
+
+    def index_select(self, a: Value | int, b: Value | int, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        first = self.builder.icmp_signed("<", self.index(a), self.index(b))
+        return self.map(lambda x, y: self.builder.select(first, x, y), below, otherwise)
+
     def imin(self, a: Value | int, b: Value | int) -> Value:
         a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
