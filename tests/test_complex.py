@@ -59,7 +59,9 @@ FORMULAS = {
     "negative": lambda z, w, x, y, s, c: -z,
     "powers": lambda z, w, x, y, s, c: z**2 + w**3 + z**-1,
     "exp": lambda z, w, x, y, s, c: (z * w).exp() + (-2j * math.pi * x * y).exp(),
-    "sqrt": lambda z, w, x, y, s, c: (z * w).sqrt(),
+    "log": lambda z, w, x, y, s, c: (z * w).log() + (z * w).angle(),
+    "any powers": lambda z, w, x, y, s, c: z**w + z**0.3 + z**x + abs(x) ** w + 2**z + z ** (1 - 2j),
+    "sqrt": lambda z, w, x, y, s, c: (z * w).sqrt() + z**0.5 + w**-0.5,
     "real": lambda z, w, x, y, s, c: (z * w).real + y,
     "imag": lambda z, w, x, y, s, c: (z * w).imag * x,
     "conj": lambda z, w, x, y, s, c: (z * w).conj() * z,
@@ -108,6 +110,7 @@ def test_methods_of_real_ones() -> None:
     same(lazy.exp1j(), torch.exp(1j * x))
     same(ComplexLazyTensor(x), x + 0j)
     same(lazy.real + lazy.conj() + lazy.imag, 2 * x)
+    same(lazy.angle(), x.angle())
     same((lazy.real2complex() + lazy.imag2complex()).conj().imag, -x)
 
 
@@ -250,6 +253,8 @@ def test_every_complex_word_has_a_method_or_operator() -> None:
         "ComplexSum": lazy.sum(-1),
         "ComplexExp": lazy.exp(),
         "ComplexSqrt": lazy.sqrt(),
+        "ComplexLog": lazy.log(),
+        "ComplexAngle": lazy.angle(),
         "ComplexInverse": lazy.inv(),
     }.items():
         assert got.expr is WORDS[name].build(lazy.expr), name

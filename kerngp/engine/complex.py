@@ -14,7 +14,7 @@ import torch
 
 from ..errors import FormulaError
 from .expr import Expr, Op, const, define, node
-from .ops import cos, exp, ifelse, rsqrt, sin, sqrt, square, total, value_of, widen, zero
+from .ops import atan2, cos, exp, ifelse, log, rsqrt, sin, sqrt, square, total, value_of, widen, zero
 from .vocabulary import word
 
 # ---------------------------------------------------------------- moves
@@ -44,7 +44,7 @@ def _lower_interleave(low: Any, f: Expr, d: Any) -> Any:
         return low.component(f.args[d % 2], d // 2)
     half = low.halved(d)
     first, second = (low.component(a, half) for a in f.args)
-    return low.e.select(low.e.is_odd(d.value), second, first)
+    return low.e.index_select(low.e.index_mod(d.value, 2), 1, first, second)
 
 
 define(
@@ -143,6 +143,11 @@ def modulus(z: Expr) -> Expr:
     return sqrt(square_abs(z))
 
 
+def angle(z: Expr) -> Expr:
+    """The angle of z, real, in (-pi, pi]."""
+    return atan2(imag(z), real(z))
+
+
 # ---------------------------------------------------------------- arithmetic
 
 
@@ -221,6 +226,11 @@ def exponential(z: Expr) -> Expr:
     return pair(size * cos(imag(z)), size * sin(imag(z)))
 
 
+def logarithm(z: Expr) -> Expr:
+    """log(z), with imaginary part in (-pi, pi]."""
+    return pair(0.5 * log(square_abs(z)), angle(z))
+
+
 def exp1j(x: Expr) -> Expr:
     """exp(i x) for real x."""
     return pair(cos(x), sin(x))
@@ -243,6 +253,7 @@ for _name, _signature, _build in (
     ("Imag2Complex", "f", imag_to_complex),
     ("Conj", "f", conj),
     ("ComplexAbs", "f", modulus),
+    ("ComplexAngle", "f", angle),
     ("ComplexSquareAbs", "f", square_abs),
     ("ComplexSum", "f", sum_of),
     ("ComplexSumT", "fn", repeat),
@@ -255,6 +266,7 @@ for _name, _signature, _build in (
     ("ComplexPow", "fn", power),
     ("ComplexExp", "f", exponential),
     ("ComplexExp1j", "f", exp1j),
+    ("ComplexLog", "f", logarithm),
     ("ComplexSqrt", "f", square_root),
 ):
     word(_name, _signature, _build, (_build.__doc__ or "").split("\n")[0].rstrip("."))

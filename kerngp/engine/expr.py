@@ -2,7 +2,7 @@
 
 A node is (op, args, attr). Its value at a pair (i, j) is a vector of ``dim`` numbers. Leaves are
 variables, which read row i ("i"), row j ("j") or one record for all pairs ("p"), and constants.
-What an op means is in the table `OPS`, filled by `ops.py`; nothing here knows a single op.
+What an op means is in the table `OPS`, filled by `ops`; nothing here knows a single op.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Op:
     pieces : callable (node) -> tuple of (start, stop, arg or None, shift), or None
         Ops that only move components: result component d in [start, stop) is component d + shift
         of argument ``arg``, or zero when ``arg`` is None.
-    lower : callable (lowering, node, component) -> value, or None
-        Ops that find a component in a way of their own; see `render.lowering`.
+    lower : callable (lowering, node, d) -> value, or None
+        All other ops: code for component d, through the target's `render.lowering.Lowering`.
     cuts : callable (node, cuts of each argument) -> set of int, or None
         For ``lower``: where ranges of components begin within which the arguments have one source each.
     fold : callable (args, attr) -> Expr or None
@@ -63,7 +63,7 @@ class Op:
     vjp: Callable[[Expr, Expr], tuple[Expr | None, ...]]
     code: Callable[..., Any] | None = None
     pieces: Callable[[Expr], tuple] | None = None
-    lower: Callable[..., Any] | None = None
+    lower: Callable[[Any, Expr, Any], Any] | None = None
     cuts: Callable[[Expr, list[set[int]]], set[int]] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None

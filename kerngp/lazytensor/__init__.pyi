@@ -91,8 +91,12 @@ class LazyTensor:
         """a / b"""
     def abs(self) -> LazyTensor:
         """Elementwise: |a|."""
+    def acos(self) -> LazyTensor:
+        """Elementwise: arc cosine of a."""
     def add(self, other: Any) -> LazyTensor:
         """Elementwise: a + b."""
+    def angle(self) -> LazyTensor:
+        """The angles: 0, or pi where this tensor is negative."""
     def argKmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
@@ -117,9 +121,17 @@ class LazyTensor:
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
         """argmin over i or j, or over the components of each vector."""
+    def asin(self) -> LazyTensor:
+        """Elementwise: arc sine of a."""
+    def atan(self) -> LazyTensor:
+        """Elementwise: arc tangent of a."""
+    def atan2(self, other: Any) -> LazyTensor:
+        """Elementwise: angle of the point (b, a)."""
     @staticmethod
     def cat(parts: tuple | list, dim: int = -1) -> LazyTensor:
         """`concatenate` under its torch name."""
+    def ceil(self) -> LazyTensor:
+        """Elementwise: the smallest integer >= a."""
     def clamp(self, other1: Any, other2: Any) -> LazyTensor:
         """Elementwise: a limited to [lo, hi]; hi wins where lo > hi."""
     def concat(self, other: Any) -> LazyTensor:
@@ -131,6 +143,8 @@ class LazyTensor:
         """The complex conjugates."""
     def cos(self) -> LazyTensor:
         """Elementwise: cos(a)."""
+    def cosh(self) -> LazyTensor:
+        """Elementwise: hyperbolic cosine of a."""
     def cpu(self) -> LazyTensor:
         """The same formula over arrays in the computer's memory."""
     def cuda(self, device: torch.device | str | int | None = None) -> LazyTensor:
@@ -157,14 +171,22 @@ class LazyTensor:
         """Component k of each vector."""
     def eq(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a == b, else 0."""
+    def erf(self) -> LazyTensor:
+        """Elementwise: error function of a."""
+    def erfc(self) -> LazyTensor:
+        """Elementwise: 1 - erf(a), accurate where it is small."""
     def exp(self) -> LazyTensor:
         """Elementwise: exp(a)."""
     def exp1j(self) -> ComplexLazyTensor:
         """exp(ix)."""
+    def expm1(self) -> LazyTensor:
+        """Elementwise: exp(a) - 1, accurate near 0."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
     def float(self) -> LazyTensor:
         """The same formula in float32."""
+    def floor(self) -> LazyTensor:
+        """Elementwise: the largest integer <= a."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
     def gt(self, other: Any) -> LazyTensor:
@@ -182,8 +204,12 @@ class LazyTensor:
         """Elementwise: 1 / a."""
     def le(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a <= b, else 0."""
+    def lgamma(self) -> LazyTensor:
+        """Elementwise: log |gamma(a)|."""
     def log(self) -> LazyTensor:
         """Elementwise: log(a)."""
+    def log1p(self) -> LazyTensor:
+        """Elementwise: log(1 + a), accurate near 0."""
     def log_softmax(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
         """f - log sum exp f along an axis. One pass computes the sums; the result is lazy again."""
     def logsumexp(
@@ -268,6 +294,8 @@ class LazyTensor:
         """The whole array as a NumPy array; see `dense`."""
     def operator(self, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
         """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
+    def polygamma(self) -> LazyTensor:
+        """Elementwise: the (n + 1)-st derivative of log |gamma|."""
     def pow(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
@@ -294,17 +322,27 @@ class LazyTensor:
         """The (conjugate) transpose times v (M, E), the name scipy.sparse.linalg looks for."""
     def rmatvec(self, v: Any) -> Any:
         """The (conjugate) transpose times v, the name scipy.sparse.linalg looks for."""
+    def round(self) -> LazyTensor:
+        """Elementwise: a rounded to some decimal digits; halves go to the even neighbour."""
     def rsqrt(self) -> LazyTensor:
         """Elementwise: 1 / sqrt(a), and 0 at a = 0, so that gradients of norms vanish at coincident points."""
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., M, N, D), without D if it is 1."""
+    def sigmoid(self) -> LazyTensor:
+        """Elementwise: 1 / (1 + exp(-a))."""
     def sign(self) -> LazyTensor:
         """Elementwise: -1, 0 or 1."""
     def sin(self) -> LazyTensor:
         """Elementwise: sin(a)."""
+    def sinh(self) -> LazyTensor:
+        """Elementwise: hyperbolic sine of a."""
+    def sinxdivx(self) -> LazyTensor:
+        """Elementwise: the n-th derivative of sin(a) / a, which is 1 at 0."""
     def softmax(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
         """exp f / sum exp f along an axis, lazily: ``K.softmax(axis=1) @ b`` is attention."""
+    def softplus(self) -> LazyTensor:
+        """Elementwise: log(1 + exp(a))."""
     def solve(
         self,
         other: Any,
@@ -342,6 +380,8 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def tanh(self) -> LazyTensor:
+        """Elementwise: hyperbolic tangent of a."""
     def to(
         self,
         *where: Any,
@@ -355,11 +395,15 @@ class LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:
         """<x, S x> for weights of dim 1, D, or D * D (a matrix, by rows)."""
+    def xlogx(self) -> LazyTensor:
+        """Elementwise: a log(a), and 0 at 0."""
 
 class ComplexLazyTensor(LazyTensor):
     def __init__(self, x: Any, axis: int | None = None) -> None: ...
     def __repr__(self) -> str:
         """Return repr(self)."""
+    def angle(self) -> LazyTensor:
+        """The angles, in (-pi, pi]."""
     def conj(self) -> ComplexLazyTensor:
         """The complex conjugates."""
     @property

@@ -88,6 +88,10 @@ class ComplexLazyTensor(LazyTensor):
         """The complex conjugates."""
         return _lazy(cx.conj(self.expr), self.operands, ComplexLazyTensor)  # type: ignore[return-value]
 
+    def angle(self) -> LazyTensor:
+        """The angles, in (-pi, pi]."""
+        return _of_parts(self, cx.angle)
+
     def real2complex(self) -> ComplexLazyTensor:
         """Refused: the tensor is complex already."""
         raise FormulaError("real2complex takes a real LazyTensor; this one is complex.")
@@ -130,6 +134,11 @@ def real(self: LazyTensor) -> LazyTensor:
 def imag(self: LazyTensor) -> LazyTensor:
     """The imaginary parts: 0 if this tensor is real."""
     return combine("mul", self, 0.0)
+
+
+def angle(self: LazyTensor) -> LazyTensor:
+    """The angles: 0, or pi where this tensor is negative."""
+    return combine("atan2", 0.0, self)
 
 
 def conj(self: LazyTensor) -> LazyTensor:
@@ -275,6 +284,22 @@ def _sqdist(z: Expr, w: Expr) -> Expr:
     return _sqnorm2(cx.subtract(z, w))
 
 
+def _inverse_root(z: Expr) -> Expr:
+    return cx.inverse(cx.square_root(z))
+
+
+def _power(z: Expr, w: Expr) -> Expr:
+    return cx.exponential(cx.mult(w, cx.logarithm(z)))
+
+
+def _power_of_real(z: Expr, r: Expr) -> Expr:
+    return cx.exponential(cx.scale(r, cx.logarithm(z)))
+
+
+def _real_to_power(r: Expr, w: Expr) -> Expr:
+    return _power(cx.real_to_complex(r), w)
+
+
 C, R = True, False
 # op or composite, which operands are complex -> what is built, whether the result is complex
 MEANINGS: dict[tuple[Any, tuple[bool, ...]], tuple[Callable[..., Expr], bool]] = {
@@ -294,8 +319,13 @@ MEANINGS: dict[tuple[Any, tuple[bool, ...]], tuple[Callable[..., Expr], bool]] =
     ("inv", (C,)): (cx.inverse, C),
     ("square", (C,)): (_square, C),
     ("powi", (C,)): (cx.power, C),
+    ("pow", (C, C)): (_power, C),
+    ("pow", (C, R)): (_power_of_real, C),
+    ("pow", (R, C)): (_real_to_power, C),
     ("exp", (C,)): (cx.exponential, C),
+    ("log", (C,)): (cx.logarithm, C),
     ("sqrt", (C,)): (cx.square_root, C),
+    ("rsqrt", (C,)): (_inverse_root, C),
     ("abs", (C,)): (cx.modulus, R),
     ("elem", (C,)): (_component, C),
     ("extract", (C,)): (_extract, C),

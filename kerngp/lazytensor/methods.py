@@ -7,7 +7,7 @@ from typing import Any
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
-from .complex import conj, exp1j, imag, imag2complex, real, real2complex
+from .complex import angle, conj, exp1j, imag, imag2complex, real, real2complex
 from .functions import array_ufunc, torch_function
 from .indexing import dense, diag, numpy, trace
 from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve
@@ -16,7 +16,7 @@ from .softmax import log_softmax, softmax
 from .tensor import LazyTensor, combine, sized
 
 _FROM_FILES: tuple[Any, ...] = (operator, solve, matvec, matmat, rmatvec, rmatmat)
-_FROM_FILES += (real2complex, imag2complex, exp1j, conj, dense, numpy, diag, trace)
+_FROM_FILES += (real2complex, imag2complex, exp1j, angle, conj, dense, numpy, diag, trace)
 _FROM_FILES += (to, cuda, cpu, double, half, detach, softmax, log_softmax)
 
 

@@ -27,6 +27,9 @@ from .block import Block, column, expand
 Operand = Block | float | int
 Index = str | int
 LOG2E = 1.4426950408889634
+OWN = frozenset(  # functions of the device, in the prelude
+    "acos asin atan atan2 cos cosh erf erfc exp expm1 lgamma log log1p pow rsqrt sin sinh tanh".split()
+)
 
 
 class Var:
@@ -178,6 +181,16 @@ class CudaEmitter:
     def sqrt(self, a: Operand) -> Block:
         return self.apply("kg_sqrt", a)
 
+    def floor(self, a: Operand) -> Block:
+        return self.apply("kg_floor", a)
+
+    def round_even(self, a: Operand) -> Block:
+        """The nearest integer as a real, ties to even."""
+        return self.apply("kg_rint", a)
+
+    def copysign(self, magnitude: Operand, sign: Operand) -> Block:
+        return self.apply("kg_copysign", magnitude, sign)
+
     # ------------------------------------------------------------------ comparisons and masks
     def _compare(self, sign: str, a: Operand, b: Operand) -> Block:
         return self.map(lambda x, y: f"{x} {sign} {y}", a, b, kind="bool")
@@ -206,6 +219,15 @@ class CudaEmitter:
     def select(self, mask: Block, a: Operand, b: Operand) -> Block:
         return self.map(lambda m, x, y: f"{m} ? {x} : {y}", mask, a, b)
 
+    def mask_and(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} && {y}", a, b, kind="bool")
+
+    def mask_or(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} || {y}", a, b, kind="bool")
+
+    def mask_not(self, a: Block) -> Block:
+        return self.map(lambda x: f"!{x}", a, kind="bool")
+
     # ------------------------------------------------------------------ bits, for the rules of `lower`
     def bits(self, x: Operand) -> Block:
         function = "__float_as_int" if self.dtype == "float32" else "__double_as_longlong"
@@ -226,7 +248,7 @@ class CudaEmitter:
     # ------------------------------------------------------------------ elementary functions
     def call(self, name: str, *operands: Any, **options: Any) -> Block:
         """A function of `lower.RULES`: CUDA's own where it has one, else the rule."""
-        if name in ("exp", "log", "sin", "cos", "pow", "rsqrt"):
+        if name in OWN:
             return self.apply(f"kg_{name}", *operands)
         if self.dtype == "float32" and name in ("exp_scaled_nonpos", "exp_nonpos", "exp2_scaled_nonpos"):
             x, *rest = operands
@@ -247,9 +269,22 @@ class CudaEmitter:
             return a * b
         return 0 if 0 in (a, b) else str(a) if b == 1 else str(b) if a == 1 else f"({a} * {b})"
 
-    def index_half(self, a: Index) -> Index:
-        return a // 2 if isinstance(a, int) else f"({a} >> 1)"
+    def index_div(self, a: Index, b: int) -> Index:
+        return a // b if isinstance(a, int) else f"({a} / {b})"
 
-    def is_odd(self, a: Index) -> Block:
-        """Mask: whether the index is odd."""
-        return Block([[self.let("bool", f"({a} & 1) != 0")]])
+    def index_mod(self, a: Index, b: int) -> Index:
+        return a % b if isinstance(a, int) else f"({a} % {b})"
+
+    def imin(self, a: Index, b: Index) -> Index:
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else f"min({a}, {b})"
+
+    def imax(self, a: Index, b: Index) -> Index:
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else f"max({a}, {b})"
+
+    def index_select(self, a: Index, b: Index, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        return self.map(lambda x, y: f"{a} < {b} ? {x} : {y}", below, otherwise)
+
+    def index_real(self, a: Index) -> Block:
+        """An index as a number."""
+        return Block([[self.let(self.real, f"({self.real}){a}")]])

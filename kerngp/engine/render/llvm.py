@@ -613,12 +613,20 @@ class Emitter:
     def index_mul(self, a: Value | int, b: Value | int) -> Value:
         return self.builder.mul(self.index(a), self.index(b), flags=["nsw"])
 
-    def index_half(self, a: Value | int) -> Value:
-        return self.builder.ashr(self.index(a), self.k(1))
+    def index_div(self, a: Value | int, b: int) -> Value:
+        return self.builder.sdiv(self.index(a), self.k(b))
 
-    def is_odd(self, a: Value | int) -> Block:
-        """Mask of every lane: whether the index is odd."""
-        return Block([[self.splat(self.builder.trunc(self.index(a), I1))]])
+    def index_mod(self, a: Value | int, b: int) -> Value:
+        return self.builder.srem(self.index(a), self.k(b))
+
+    def index_real(self, a: Value | int) -> Block:
+        """An index as a number."""
+        return Block([[self.splat(self.builder.sitofp(self.index(a), self.elem))]])
+
+    def index_select(self, a: Value | int, b: Value | int, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        first = self.builder.icmp_signed("<", self.index(a), self.index(b))
+        return self.map(lambda x, y: self.builder.select(first, x, y), below, otherwise)
 
     def imin(self, a: Value | int, b: Value | int) -> Value:
         a, b = self.index(a), self.index(b)
