@@ -18,6 +18,7 @@ _NAMES = {
     "Vi": "lazytensor",
     "Vj": "lazytensor",
     "kernel": "lazytensor",
+    "lookup": "lazytensor",
 }
 _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch")
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .lazytensor import Vi as Vi
     from .lazytensor import Vj as Vj
     from .lazytensor import kernel as kernel
+    from .lazytensor import lookup as lookup
 
 
 def __getattr__(name: str) -> Any:

@@ -26,8 +26,9 @@ from ..engine.expr import Expr
 from ..engine.operands import Operands
 from .kernel import KernelFunction as KernelFunction
 from .kernel import kernel as kernel
+from .lookup import lookup as lookup
 
-__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel", "lookup"]
 
 _float = float  # LazyTensor has a method of that name
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from .complex import ComplexLazyTensor
 from .kernel import KernelFunction, kernel
+from .lookup import lookup
 from .methods import install
 from .tensor import LazyTensor
 
-__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel", "lookup"]
 
 install()
 

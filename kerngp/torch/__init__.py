@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazytensor import ComplexLazyTensor, LazyTensor, Pm, Vi, Vj, kernel
+from ..lazytensor import ComplexLazyTensor, LazyTensor, Pm, Vi, Vj, kernel, lookup
 
-__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj", "kernel"]
+__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj", "kernel", "lookup"]

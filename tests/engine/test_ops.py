@@ -21,7 +21,6 @@ from comparison import (
     assert_same_values,
 )
 
-from kerngp.engine import complex as _complex  # noqa: F401  (enters its ops)
 from kerngp.engine import ops, rewrite
 from kerngp.engine.autodiff import vjp
 from kerngp.engine.expr import OPS, Expr, Pm, Vi, Vj, node, variables
@@ -40,6 +39,7 @@ ATTRIBUTES = {
     "extract": lambda d: [(0, d), (d // 3, max(1, d // 2))],
     "extract_t": lambda d: [(0, d), (2, d + 5)],
     "alternate": lambda d: [(0,), (1,)],
+    "gather": lambda d: [(n, d // n) for n in (d, d // 2) if n > 1 and d % n == 0],
     "round": lambda d: [(0,), (1,), (-1,)],
     "sinxdivx": lambda d: [(n,) for n in range(4)],
     "polygamma": lambda d: [(n,) for n in range(3)],
@@ -64,10 +64,11 @@ POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_
     "log1p",
     "lgamma",
     "polygamma",
+    "gather",
 }
 NEGATIVE = {"exp_nonpos"}
-EVEN = {"alternate"}  # ops of vectors of even dim
-EQUAL = {"interleave"}  # ops of vectors of one dim, which do not broadcast
+# Dims of the arguments of ops whose arguments do not all have one dim, or not any.
+SHAPES = {"alternate": lambda d: (2 * d,), "gather": lambda d: (d, 1)}
 # Of these, the ones that promise nothing on the other side, not even NaN.
 CONTRACTS = {"exp_scaled", "matern32_profile", "matern52_profile"} | NEGATIVE
 DIMS = (1, 3, 40)  # one component, a few, and more than the generated code unrolls
@@ -80,10 +81,8 @@ def is_elementwise(name: str) -> bool:
 def dim_patterns(name: str, dim: int) -> list[tuple[int, ...]]:
     """All arguments of dim D, and each one in turn of dim 1."""
     arity = OPS[name].arity
-    if name in EVEN:
-        return [(2 * dim,)]
-    if name in EQUAL:
-        return [(dim,) * arity]
+    if name in SHAPES:
+        return [SHAPES[name](dim)]
     if not is_elementwise(name):
         return [(dim,)] if arity == 1 else [(dim,) * arity, *([(1, dim)] if name == "concat" else [])]
     whole = [(dim,) * arity]

@@ -12,8 +12,10 @@ from .composites import *
 from .elementary import *
 from .folds import *
 from .hyperbolic import *
+from .lookup import *
 from .profiles import *
 from .special import *
 from .tensors import *
 from .trigonometric import *
+from .turns import *
 from .vectors import *
