@@ -66,10 +66,13 @@ def test_values_of_a_formula(rows: int, dim: int, dtype: torch.dtype, launches) 
 def test_tables_that_are_formulas_and_depend_on_the_row(launches) -> None:
     x, k = torch.randn(M, 40, dtype=F), torch.randint(0, 20, (N, 1)).double()
     f = gather(2.0 * EVi(0, 40) + Pm(2, 1), EVj(1, 1), 2)
-    got = map_reduce(f, SUM, (x, k, torch.ones(1, dtype=F)))
-    want = (2 * x + 1).reshape(M, 20, 2)[:, k[:, 0].long()].sum(1)
-    assert isinstance(got, torch.Tensor) and launches.compiled == 1
-    torch.testing.assert_close(got, want)
+    g = gather(2.0 * EVj(0, 40) + Pm(2, 1), EVi(1, 1), 2)
+    chosen = (2 * x + 1).reshape(M, 20, 2)[:, k[:, 0].long()]
+    for formula, axis, want in ((f, "j", chosen.sum(1)), (f, "i", chosen.sum(0)), (g, "j", chosen.sum(0))):
+        launches.clear()
+        got = map_reduce(formula, SUM, (x, k, torch.ones(1, dtype=F)), axis=axis)
+        assert isinstance(got, torch.Tensor) and launches.compiled == 1
+        torch.testing.assert_close(got, want)
 
 
 def test_rounding_and_rows_that_do_not_exist() -> None:

@@ -288,3 +288,7 @@ class CudaEmitter:
     def index_real(self, a: Index) -> Block:
         """An index as a number."""
         return Block([[self.let(self.real, f"({self.real}){a}")]])
+
+    def gather(self, numbers: Block, load: Callable[[str], Block]) -> Block:
+        """``load(index)`` with an index of its own for each cell; numbers are whole and within range."""
+        return Block([[load(self.let("int", f"(int){x}")).cell for x in row] for row in numbers.cells])

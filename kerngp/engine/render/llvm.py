@@ -628,6 +628,19 @@ class Emitter:
         first = self.builder.icmp_signed("<", self.index(a), self.index(b))
         return self.map(lambda x, y: self.builder.select(first, x, y), below, otherwise)
 
+    def gather(self, numbers: Block, load: Callable[[Value], Block]) -> Block:
+        """``load(index)`` with an index of its own for each lane; numbers are whole and within range."""
+
+        def one(cell: Value) -> Value:
+            out = self.undefined()
+            for lane in range(self.width):
+                k = self.extract(cell, lane)
+                value = load(k if k.type == I64 else self.builder.sext(k, I64)).cell
+                out = self.insert(out, self.extract(value, lane), lane)
+            return out
+
+        return self.map(one, self.real_to_int(numbers))
+
     def imin(self, a: Value | int, b: Value | int) -> Value:
         a, b = self.index(a), self.index(b)
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
