@@ -420,19 +420,23 @@ def combine(
     if not isinstance(first, LazyTensor):
         first = _wrap(first)
     operands, exprs, places = first.operands, (first.expr,), _UNCHANGED
-    flags = (first.is_complex,)
+    any_complex = first.is_complex
     for other in others:
         if not isinstance(other, LazyTensor):
             other = _wrap(other)
         operands, place = join(operands, other.operands)
         exprs += (other.expr,)
         places += (place,)
-        flags += (other.is_complex,)
+        if other.is_complex:
+            any_complex = True
     kind = LazyTensor
-    if True in flags:
+    if any_complex:
         from .complex import meaning
 
-        make, kind = meaning(make, flags)
+        parts = (first, *others)
+        make, kind = meaning(
+            make, tuple([p.is_complex if isinstance(p, LazyTensor) else is_complex(p) for p in parts])
+        )
     try:
         return _lazy(build(make, attr, places, *exprs), operands, kind)
     except FormulaError as e:
