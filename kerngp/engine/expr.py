@@ -45,6 +45,8 @@ class Op:
         of argument ``arg``, or zero when ``arg`` is None.
     lower : callable (lowering, node, d) -> value, or None
         All other ops: code for component d, through the target's `render.lowering.Lowering`.
+    memory : callable (node) -> int, or None
+        How many numbers the code of ``lower`` stores for each pair, where it stores a whole vector.
     fold : callable (args, attr) -> Expr or None
         Algebraic simplification, applied by `rewrite.simplify`.
     sign : callable (signs, attr) -> int
@@ -62,6 +64,7 @@ class Op:
     code: Callable[..., Any] | None = None
     pieces: Callable[[Expr], tuple] | None = None
     lower: Callable[[Any, Expr, Any], Any] | None = None
+    memory: Callable[[Expr], int] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""
