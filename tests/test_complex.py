@@ -67,6 +67,7 @@ FORMULAS = {
     "conj": lambda z, w, x, y, s, c: (z * w).conj() * z,
     "abs": lambda z, w, x, y, s, c: abs(z * w) + (z + w).abs(),
     "sum": lambda z, w, x, y, s, c: total(z * w) + total(x),
+    "mean": lambda z, w, x, y, s, c: (z * w).mean(-1) if isinstance(z, LazyTensor) else total(z * w) / D,
     "component": lambda z, w, x, y, s, c: (z * w)[..., 1:2] + w[..., 2:3],
 }  # fmt: skip
 

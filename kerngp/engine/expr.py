@@ -47,6 +47,8 @@ class Op:
         All other ops: code for component d, through the target's `render.lowering.Lowering`.
     cuts : callable (node, cuts of each argument) -> set of int, or None
         For ``lower``: where ranges of components begin within which the arguments have one source each.
+    memory : callable (node) -> int, or None
+        How many numbers the code of ``lower`` stores for each pair, where it stores a whole vector.
     fold : callable (args, attr) -> Expr or None
         Algebraic simplification, applied by `rewrite.simplify`.
     sign : callable (signs, attr) -> int
@@ -65,6 +67,7 @@ class Op:
     pieces: Callable[[Expr], tuple] | None = None
     lower: Callable[[Any, Expr, Any], Any] | None = None
     cuts: Callable[[Expr, list[set[int]]], set[int]] | None = None
+    memory: Callable[[Expr], int] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""

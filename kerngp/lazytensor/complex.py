@@ -272,6 +272,10 @@ def _negative(z: Expr) -> Expr:
     return cx.pair(-cx.real(z), -cx.imag(z))
 
 
+def _mean(z: Expr) -> Expr:
+    return cx.pair(ops.mean(cx.real(z)), ops.mean(cx.imag(z)))
+
+
 def _sqnorm2(z: Expr) -> Expr:
     return ops.total(cx.square_abs(z))
 
@@ -331,6 +335,7 @@ MEANINGS: dict[tuple[Any, tuple[bool, ...]], tuple[Callable[..., Expr], bool]] =
     ("extract", (C,)): (_extract, C),
     ("concat", (C, C)): (_concat, C),
     (INNER["sum"], (C,)): (cx.sum_of, C),
+    (ops.mean, (C,)): (_mean, C),
     (ops.sqnorm2, (C,)): (_sqnorm2, R),
     (ops.norm2, (C,)): (_norm2, R),
     (ops.sqdist, (C, C)): (_sqdist, R),

@@ -34,9 +34,14 @@ NAMES = {
     "arccos": "acos",
     "arctan": "atan",
     "arctan2": "atan2",
+    "remainder": "mod",
 }
-# what is done by a method of the first argument, with the others
+# composites and reductions: methods of the first argument
 METHODS = {
+    "sinc": "sinc",
+    "tan": "tan",
+    "digamma": "digamma",
+    "mod": "mod",
     "sum": "sum",
     "mean": "mean",
     "prod": "prod",
@@ -74,6 +79,7 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "power": _power,
     "float_power": _power,
     "matmul": _matmul,
+    "polygamma": lambda n, a: a.polygamma(n),
     "bitwise_or": _dot,
     "or": _dot,
     "positive": lambda a: a,
@@ -87,13 +93,20 @@ def apply(name: str, args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
     """The function called ``name`` of LazyTensors and arrays; NotImplemented if there is none."""
     if name in SPECIAL:
         return SPECIAL[name](*args, **settings)
-    if name in METHODS and args and isinstance(args[0], LazyTensor):
-        method = getattr(args[0], METHODS[name], None)
+    name = NAMES.get(name, name)
+    record = OPS.get(name)
+    if record is None or not record.public or record.code is None:
+        record = None  # no elementwise op
+    if (
+        args
+        and isinstance(args[0], LazyTensor)
+        and (name in METHODS or (record is not None and not settings))
+    ):
+        method = getattr(args[0], METHODS.get(name, name), None)
         return NotImplemented if method is None else method(*args[1:], **settings)
-    record = OPS.get(NAMES.get(name, name))
-    if record is None or not record.public or record.code is None or record.arity != len(args) or settings:
+    if record is None or settings or len(args) != record.arity:
         return NotImplemented
-    return combine(record.name, *args)
+    return combine(name, *args)
 
 
 def array_ufunc(self: LazyTensor, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:

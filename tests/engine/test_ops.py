@@ -58,6 +58,17 @@ CONTRACTIONS = {
         ((5, 2, 2, 2), (0, 1, 2, 3), (0, 3, 2, 1), (1,)),
     ],
 }
+# Dims of the arguments of ops that are not elementwise, where they are not all equal.
+PATTERNS = {
+    "alternate": lambda d: [(2 * d,)],
+    "gather": lambda d: [(d, 1)],
+    "concat": lambda d: [(d, d), (1, d)],
+    "softdtw": lambda d: [(d, 2, 1)],
+    "softdtw_gradient": lambda d: [(d, 2, 1)],
+    "softdtw_curvature": lambda d: [(d, 2, 1, d + 3)],
+}
+ONCE = {"softdtw_gradient"}  # differentiable once, but not in forward mode
+NEVER = {"softdtw_curvature"}
 # Ops defined on one side of zero only; all others are tried on both signs.
 POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_profile", "pow"} | {
     "xlogx",
@@ -65,10 +76,9 @@ POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_
     "lgamma",
     "polygamma",
     "gather",
+    *(name for name in OPS if name.startswith("softdtw")),
 }
 NEGATIVE = {"exp_nonpos"}
-# Dims of the arguments of ops whose arguments do not all have one dim, or not any.
-SHAPES = {"alternate": lambda d: (2 * d,), "gather": lambda d: (d, 1)}
 # Of these, the ones that promise nothing on the other side, not even NaN.
 CONTRACTS = {"exp_scaled", "matern32_profile", "matern52_profile"} | NEGATIVE
 DIMS = (1, 3, 40)  # one component, a few, and more than the generated code unrolls
@@ -81,10 +91,8 @@ def is_elementwise(name: str) -> bool:
 def dim_patterns(name: str, dim: int) -> list[tuple[int, ...]]:
     """All arguments of dim D, and each one in turn of dim 1."""
     arity = OPS[name].arity
-    if name in SHAPES:
-        return [SHAPES[name](dim)]
     if not is_elementwise(name):
-        return [(dim,)] if arity == 1 else [(dim,) * arity, *([(1, dim)] if name == "concat" else [])]
+        return PATTERNS[name](dim) if name in PATTERNS else [(dim,) * arity]
     whole = [(dim,) * arity]
     return whole + [tuple(1 if k == at else dim for k in range(arity)) for at in range(arity) if arity > 1]
 
@@ -175,7 +183,7 @@ def test_special_values(arity: int, dtype: torch.dtype, launches) -> None:
     assert launches.compiled == sum(map(bool, groups.values()))
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER))
 def test_gradients(name: str) -> None:
     """First and second derivatives of the sum over j at random points away from the kinks."""
     for f in formulas(name, 2) or formulas(name, 1):
@@ -184,7 +192,7 @@ def test_gradients(name: str) -> None:
             assert_gradients(f, args, second=f.dim <= 2)
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER))
 def test_gradient_in_generated_code(name: str, launches) -> None:
     """The formulas of the gradients, all arguments at once, compiled."""
     f = combined(name, 2) or combined(name, 1)
@@ -208,7 +216,7 @@ def test_gradient_in_generated_code(name: str, launches) -> None:
     assert launches.compiled == 1 + any(g is not None for g in want)
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER - ONCE))
 def test_jvp(name: str) -> None:
     for dim in (1, 3):
         for f in formulas(name, dim):
@@ -224,7 +232,7 @@ def test_rewrites_preserve_values(name: str) -> None:
             assert_same_values(f, simple, args, (3, 4))
             assert_same_values(f, rewrite.strengthen(simple), args, (3, 4))
             # and of the derivative, which holds more to simplify
-            for g in vjp(f, ops.sin(f), variables(f)):
+            for g in () if name in NEVER else vjp(f, ops.sin(f), variables(f)):
                 if g is not None:
                     assert_same_values(g, rewrite.simplify(g), args, (3, 4))
 

@@ -5,6 +5,7 @@ Adding an op is adding one record, `elementwise(...)` or `define(Op(...))`, to t
 # ruff: noqa: F401, F403
 
 from ..expr import OPS, Expr, Op, as_expr, const, define, node
+from .alignment import *
 from .arithmetic import *
 from .base import *
 from .choices import *
@@ -15,6 +16,7 @@ from .hyperbolic import *
 from .lookup import *
 from .profiles import *
 from .special import *
+from .splines import *
 from .tensors import *
 from .trigonometric import *
 from .turns import *

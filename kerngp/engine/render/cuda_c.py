@@ -54,6 +54,26 @@ class Var:
             self.e.put(f"{name} = {cell};")
 
 
+class Array:
+    """Local memory for ``count`` blocks of one shape, by a number known at run time only."""
+
+    def __init__(self, e: CudaEmitter, count: int, shape: tuple[int, int]):
+        self.e, self.shape = e, shape
+        self.names = [[e.name("a") for _ in range(shape[1])] for _ in range(shape[0])]
+        for row in self.names:
+            for name in row:
+                e.put(f"{e.real} {name}[{count}];")
+
+    def get(self, index: Index) -> Block:
+        return Block([[self.e.let(self.e.real, f"{name}[{index}]") for name in row] for row in self.names])
+
+    def set(self, index: Index, value: Block) -> None:
+        cells = self.e.expand(value, self.shape).cells
+        for row, values in zip(self.names, cells, strict=True):
+            for name, cell in zip(row, values, strict=True):
+                self.e.put(f"{name}[{index}] = {cell};")
+
+
 class CudaEmitter:
     """Builds the text of one kernel.
 
@@ -133,6 +153,9 @@ class CudaEmitter:
 
     def var(self, initial: Block, kind: str | None = None) -> Var:
         return Var(self, initial, kind or self.real)
+
+    def array(self, count: int, shape: tuple[int, int]) -> Array:
+        return Array(self, count, shape)
 
     def map(self, form: Callable[..., str], *operands: Operand, kind: str | None = None) -> Block:
         """One expression for each cell of the broadcast operands."""

@@ -50,7 +50,7 @@ class Lowering:
         self.e = e
         self.leaf = leaf
         self.shape = shape
-        self.scopes: list[dict[tuple, Block]] = [{}]
+        self.scopes: list[dict[tuple, Any]] = [{}]
         self._derived: dict[tuple, Index] = {}
 
     @contextmanager
@@ -171,6 +171,25 @@ class Lowering:
             self._derived[key] = make()
         return self._derived[key]
 
+    def at(self, d: Component) -> Any:
+        """The number of a component, as an index."""
+        return d.value if isinstance(d, Index) else self.e.index_add(0, d)
+
+    def once(self, f: Expr, make: Callable[[], Any]) -> Any:
+        """What belongs to ``f`` as a whole, made where it is first needed."""
+        key = (f, "whole")
+        for scope in reversed(self.scopes):
+            if key in scope:
+                return scope[key]
+        self.scopes[-1][key] = make()
+        return self.scopes[-1][key]
+
+    def copied(self, f: Expr) -> Any:
+        """The components of ``f`` in an array of the target."""
+        array = self.e.array(f.dim, self.shape(f.axes))
+        self.each(f, lambda d, value: array.set(self.at(d), value))
+        return array
+
     def digits(self, d: Component, sizes: tuple[int, ...]) -> tuple[Any, ...]:
         """The position of component ``d`` in an array of shape ``sizes``, stored by rows."""
         out: list[Any] = []
@@ -249,9 +268,13 @@ class Lowering:
         return register.get()
 
     def settle(self, f: Expr) -> None:
-        """Compute the scalars ``f`` is made of here, so that loops over its components find them."""
+        """Compute the scalars ``f`` is made of here, so that loops over its components find them.
+
+        So with vectors that are computed and stored as a whole.
+        """
         for e in postorder(f):
-            if e.dim == 1 and e.op != "const":
+            whole = e.op in OPS and OPS[e.op].memory is not None
+            if whole or (e.dim == 1 and e.op != "const"):
                 self.component(e, 0)
 
     @contextmanager
