@@ -215,6 +215,44 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
+def is_complex(value: object) -> bool:
+    """Whether a value is a complex number or an array of complex numbers."""
+    if isinstance(value, torch.Tensor):
+        return value.is_complex()
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(v, complex) for v in value)
+    if isinstance(value, complex):  # np.complex128 is one, np.complex64 has a dtype
+        return True
+    return "complex" in str(getattr(value, "dtype", ""))
+
+
+def adopt_complex(name: str, value: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The real and the imaginary parts of complex numbers, as tensors of the shape of the array.
+
+    Raises
+    ------
+    DTypeError
+        As for `adopt`; numbers without imaginary parts are accepted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adopt_complex("z", np.array([1 + 2j, 3]))
+    (tensor([1., 3.], dtype=torch.float64), tensor([2., 0.], dtype=torch.float64))
+    """
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        if isinstance(value, (complex, list, tuple)) or not hasattr(value, "__dlpack__"):
+            value = np.asarray(value)
+        else:
+            value = torch.from_dlpack(value)
+    if not is_complex(value):
+        t = adopt(name, value)
+        return t, torch.zeros_like(t)
+    if isinstance(value, torch.Tensor):
+        value = value.resolve_conj()
+    return adopt(name, value.real), adopt(name, value.imag)
+
+
 def check_finite(name: str, tensor: torch.Tensor) -> None:
     """Raise unless every entry is a finite number. Costs one pass, no memory.
 

@@ -1,10 +1,12 @@
-"""LazyTensors as linear systems: `operator` and `solve`, the methods that stand above the solvers."""
+"""LazyTensors as linear operators: products, SciPy's protocol, `operator` and `solve`, above the solvers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..engine.arrays import is_number, restore
+import torch
+
+from ..engine.arrays import is_number, kind_of, restore
 from ..engine.reductions import SUM
 from ..errors import FormulaError, OptionError, ShapeError
 from .pairs import visible
@@ -16,6 +18,8 @@ def operator(self: LazyTensor, *, symmetric: bool = False, psd: bool = False, **
     """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
     from ..solvers import KernelOperator
 
+    if self.is_complex:
+        raise FormulaError("operators and solvers are real; K is complex: take its parts, K.real and K.imag.")
     if self.expr.dim != 1:
         raise ShapeError(
             f"an operator needs scalar entries, but K has shape {self.shape}: reduce its last axis."
@@ -101,6 +105,49 @@ def truncate(
         ranges=near.ranges,
     )
     return Permuted(K, near.rows, near.columns)
+
+
+def compose(A: Any, B: Any) -> Any:
+    """A B as an operator that applies one after the other; LazyTensors or operators."""
+    from ..solvers.product import compose as product
+
+    A, B = (operator(X) if isinstance(X, LazyTensor) else X for X in (A, B))
+    return product(A, B)
+
+
+def matvec(self: LazyTensor, v: Any) -> Any:
+    """``K @ v`` for v of any real or complex dtype, the name scipy.sparse.linalg looks for."""
+    return _lenient(self, v)
+
+
+def matmat(self: LazyTensor, v: Any) -> Any:
+    """``K @ v`` for v (N, E) of any real or complex dtype, the name scipy.sparse.linalg looks for."""
+    return _lenient(self, v)
+
+
+def rmatvec(self: LazyTensor, v: Any) -> Any:
+    """The (conjugate) transpose times v, the name scipy.sparse.linalg looks for."""
+    return _lenient(_adjoint(self), v)
+
+
+def rmatmat(self: LazyTensor, v: Any) -> Any:
+    """The (conjugate) transpose times v (M, E), the name scipy.sparse.linalg looks for."""
+    return _lenient(_adjoint(self), v)
+
+
+def _adjoint(K: LazyTensor) -> LazyTensor:
+    from .complex import ComplexLazyTensor
+
+    return (K.conj() if isinstance(K, ComplexLazyTensor) else K).t()
+
+
+def _lenient(K: LazyTensor, v: Any) -> Any:
+    """K v in K's precision, returned in v's."""
+    t, own = torch.as_tensor(v), K.operands.dtype
+    wanted = t.dtype if own is None else own.to_complex() if t.is_complex() else own
+    out = torch.as_tensor(K @ t.to(wanted))
+    floating = t.is_floating_point() or t.is_complex()
+    return restore(out.to(t.dtype) if floating and t.is_complex() == out.is_complex() else out, kind_of(v))
 
 
 def solve(
