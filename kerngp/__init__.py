@@ -12,11 +12,14 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it
 _NAMES = {
+    "ComplexLazyTensor": "lazytensor",
     "LazyTensor": "lazytensor",
     "Pm": "lazytensor",
     "Vi": "lazytensor",
     "Vj": "lazytensor",
     "define_reduction": "engine.define",
+    "kernel": "lazytensor",
+    "lookup": "lazytensor",
 }
 _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch")
 
@@ -24,10 +27,13 @@ __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupport
 
 if TYPE_CHECKING:
     from .engine.define import define_reduction as define_reduction
+    from .lazytensor import ComplexLazyTensor as ComplexLazyTensor
     from .lazytensor import LazyTensor as LazyTensor
     from .lazytensor import Pm as Pm
     from .lazytensor import Vi as Vi
     from .lazytensor import Vj as Vj
+    from .lazytensor import kernel as kernel
+    from .lazytensor import lookup as lookup
 
 
 def __getattr__(name: str) -> Any:

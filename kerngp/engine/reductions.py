@@ -21,7 +21,7 @@ from ..errors import FormulaError
 from .expr import Expr
 from .folds import FOLDS, WEIGHTED, above
 from .ops import exp
-from .reduction import Reduction, State, Tensor, with_k
+from .reduction import Reduction, State, Tensor, with_k, with_scores
 
 # ---------------------------------------------------------------- sum
 
@@ -146,11 +146,29 @@ def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = F
         ("value", "index"): f"The {entry} and {'its' if code == 'min' else 'their'} {place}",
     }
     functions = (_select_tile, _select_merge, _select_final, _select_neutral)
-    return Reduction(name, outputs, *functions, code, selects=True, negated=negated, doc=docs[outputs])
+    return Reduction(
+        name,
+        outputs,
+        *functions,
+        code,
+        selects=True,
+        negated=negated,
+        absent=-torch.inf if negated else torch.inf,
+        doc=docs[outputs],
+    )
 
 
 SUM = Reduction(
-    "sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum", seed=_sum_seed, doc="The sum"
+    "sum",
+    ("value",),
+    _sum_tile,
+    _sum_merge,
+    _identity,
+    _sum_neutral,
+    "sum",
+    seed=_sum_seed,
+    absent=0.0,
+    doc="The sum",
 )
 LOGSUMEXP = Reduction(
     "logsumexp",
@@ -161,6 +179,7 @@ LOGSUMEXP = Reduction(
     _lse_neutral,
     "logsumexp",
     seed=_lse_seed,
+    absent=-torch.inf,
     doc="The logarithm of the sum of exponentials",
 )
 MIN = _selection("min", ("value",), "min")
@@ -229,10 +248,25 @@ REDUCTIONS: dict[str, Reduction] = {
     )
 }
 
+
+def named(name: str, k: int = 1, scores: int = 0) -> Reduction:
+    """The reduction of this name in the table, with its k or its number of exponents if it has one.
+
+    Raises
+    ------
+    FormulaError
+        There is none.
+    """
+    r = REDUCTIONS.get(name)
+    if r is None:
+        raise FormulaError(f"no reduction is named {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+    return with_k(r, k) if r.code == "kmin" else with_scores(r, scores) if r.scores and scores else r
+
+
 _BY_NAME = {name.replace("_", ""): r for name, r in REDUCTIONS.items()}
 
 
-def named(name: str, weighted: bool = False) -> Reduction:
+def by_name(name: str, weighted: bool = False) -> Reduction:
     """The reduction of a name, in any case, with or without its underscore: "LogSumExp", "KMin_ArgKMin".
 
     ``weighted`` says that there are weights: of the name "LogSumExp" there is a form for them.

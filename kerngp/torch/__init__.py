@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..lazytensor import LazyTensor, Pm, Vi, Vj
+from ..lazytensor import ComplexLazyTensor, LazyTensor, Pm, Vi, Vj, kernel, lookup
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "LazyTensor", "Pm", "Vi", "Vj", "kernel", "lookup"]

@@ -83,6 +83,25 @@ def test_formulas_of_one_axis_or_none(dtype: torch.dtype) -> None:
             assert_close(got, want, 1e-5 * want.abs(), f"{f} over {axis}")
 
 
+@pytest.mark.parametrize("axis", ["j", "i", "ij"])
+def test_a_scalar_that_stands_for_a_vector(axis: str, dtype: torch.dtype, launches) -> None:
+    """Factors lose their repetition; the result keeps its components."""
+    k = ops.exp(-ops.sqdist(Vi(0, 3), Vj(1, 3)))
+    forms = (
+        ops.widen(k, 2),
+        ops.widen(k * Vi(2, 1), 2),
+        ops.widen(Vj(3, 1), 2) * k,
+        ops.widen(Vj(3, 1) * k * Pm(4, 1), 7),
+        ops.widen(Vi(2, 1) * Vj(3, 1), 2),
+    )
+    for f in forms:
+        launches.clear()
+        sizes = (33, 40)
+        args = tuple(torch.rand(*s, dtype=dtype) for s in ((33, 3), (40, 3), (33, 1), (40, 1), (1,)))
+        assert_matches_reference(f, SUM, args, axis=axis, sizes=sizes)
+        assert launches.compiled == 1
+
+
 @pytest.mark.parametrize("options_", [CPU, REFERENCE], ids=["cpu", "reference"])
 def test_empty_axes(options_: Options, dtype: torch.dtype) -> None:
     f = gaussian(3, 2)
@@ -342,31 +361,6 @@ def test_indices_carry_no_gradient() -> None:
     x, y = arguments(f, 4, 5)
     out = tensor(map_reduce(f, ARGMIN, (x.requires_grad_(), y)))
     assert not out.requires_grad
-
-
-@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap", "dual"])
-def test_transforms_of_torch_are_refused_not_wrong(transform: str) -> None:
-    """A derivative lost silently would be worse than an error."""
-    from torch.autograd import forward_ad
-
-    f = gaussian()
-    x, y, b = arguments(f, 4, 5)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        return tensor(map_reduce(f, SUM, (x, y, b)))
-
-    with pytest.raises(BackendUnavailable, match="forward-mode derivatives and the transforms of torch.func"):
-        if transform == "jvp":
-            torch.func.jvp(call, (x,), (x,))
-        elif transform == "grad":
-            torch.func.grad(lambda x: call(x).sum())(x)
-        elif transform == "vmap":
-            torch.vmap(call)(torch.stack([x, x]))
-        else:
-            with forward_ad.dual_level():
-                call(forward_ad.make_dual(x, x))
-    with forward_ad.dual_level():  # arguments without a tangent are welcome
-        call(x)
 
 
 # ---------------------------------------------------------------- huge values, NaN
