@@ -6,7 +6,6 @@ numbers until a formula needs them, so that ``Pow(x, 1 + 1)`` has an integer exp
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 import warnings
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import FormulaError
 from .expr import AXES, Expr, as_expr, node, var
-from .syntax import COMPARISONS, LARGEST, Step, located, postfix, suggestion
+from .syntax import ARITHMETIC, COMPARISONS, Step, located, of_numbers, postfix, suggestion
 from .vocabulary import KINDS, WORDS, Word
 
 
@@ -139,42 +138,18 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
     "x": lambda x: x if _number(x) else None,
 }
 
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-}
 _NAMES: dict[str, str] = dict(zip(COMPARISONS, ("lt", "gt", "le", "ge", "eq", "ne")))
 
 
-def _of_numbers(sign: str, a: int | float, b: int | float) -> int | float:
-    """Python's arithmetic on numbers, kept inside double precision."""
-    if sign == "**" and abs(b) > 1024:
-        a = float(a)  # overflows where an integer would fill the memory
-    try:
-        out = _ARITHMETIC[sign](a, b)
-    except ZeroDivisionError:
-        raise FormulaError("division by zero.") from None
-    except OverflowError:
-        out = math.inf
-    if isinstance(out, complex):
-        raise FormulaError("a fractional power of a negative number is not real.")
-    if abs(out) > LARGEST:
-        raise FormulaError("the result is too large for double precision.")
-    return out
-
-
 def _apply(sign: str, a: Any, b: Any) -> Any:
-    if _number(a) and _number(b) and sign in _ARITHMETIC:
-        return _of_numbers(sign, a, b)
+    if _number(a) and _number(b) and sign in ARITHMETIC:
+        return of_numbers(sign, a, b)
     if sign == "**":
         return a**b
     a, b = as_expr(a), as_expr(b)
     if sign == "|":
         return a | b
-    return _ARITHMETIC[sign](a, b) if sign in _ARITHMETIC else node(_NAMES[sign], a, b)
+    return ARITHMETIC[sign](a, b) if sign in ARITHMETIC else node(_NAMES[sign], a, b)
 
 
 def _described(x: Any) -> str:

@@ -8,14 +8,24 @@ Nothing here recurses: a text may nest as deep as it likes.
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import FormulaError
 
 COMPARISONS = ("<", ">", "<=", ">=", "==", "!=")
 _PRECEDENCE = {**dict.fromkeys(COMPARISONS, 1), "|": 2, "+": 3, "-": 3, "*": 4, "/": 4, "**": 6}
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+}
 _UNARY = 5  # below ** and above *: -x**2 is -(x**2)
 
 _TOKEN = re.compile(
@@ -73,6 +83,23 @@ def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     plain = {k.lower(): k for k in sorted(known)}
     close = [plain[k] for k in difflib.get_close_matches(name.lower(), plain, n=3)]
     return f"; did you mean {' or '.join(close)}?" if close else f"; {otherwise}"
+
+
+def of_numbers(sign: str, a: int | float, b: int | float) -> int | float:
+    """Python's arithmetic on numbers, kept inside double precision."""
+    if sign == "**" and abs(b) > 1024:
+        a = float(a)  # overflows where an integer would fill the memory
+    try:
+        out = ARITHMETIC[sign](a, b)
+    except ZeroDivisionError:
+        raise FormulaError("division by zero.") from None
+    except OverflowError:
+        out = math.inf
+    if isinstance(out, complex):
+        raise FormulaError("a fractional power of a negative number is not real.")
+    if abs(out) > LARGEST:
+        raise FormulaError("the result is too large for double precision.")
+    return out
 
 
 def postfix(text: str, what: str = "formula") -> tuple[Step, ...]:
