@@ -338,6 +338,24 @@ def test_any_text(text, alias):
     only_formula_errors(text, [f"x=Vi({alias})"])
 
 
+FITTING = {
+    "f": st.sampled_from(["x", "b", "z", "g", "Vi(5,4)", "Pm(6,9)", "0", "x[0]"]),
+    "n": st.one_of(st.integers(-3, 5), st.sampled_from([10**6, -(10**12), 10**30])).map(str),
+    "t": st.lists(st.integers(-2, 4), max_size=4).map(str),
+    "x": st.floats(-1e3, 1e3).map(repr),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WORDS))
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_every_word_with_arguments_of_the_right_kinds(name, data):
+    word = WORDS[name]
+    count = data.draw(st.integers(len(word.signature) - word.optional, len(word.signature)))
+    arguments = [data.draw(FITTING[kind]) for kind in word.signature[:count]]
+    only_formula_errors(f"{name}({', '.join(arguments)})", ALIASES)
+
+
 # ---------------------------------------------------------------- random formulas
 
 # operator: precedence, whether it groups from the right, and what it builds
