@@ -6,6 +6,8 @@ import pickle
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import kerngp
 from kerngp.engine import formulas, ops
@@ -493,6 +495,82 @@ def test_empty_strings_and_other_things():
             Kernel(bad)
     with pytest.raises(FormulaError, match="kernel=None is a NoneType"):
         Kernel(None)
+
+
+SOUP = [
+    *("gaussian", "linear", "matern32", "polynomial", "x", "y", "u", "v", "gaussian(x,y)", "linear(u,v)"),
+    *(
+        "2",
+        "0",
+        "0.5",
+        "1e400",
+        "9999",
+        "+",
+        "-",
+        "*",
+        "/",
+        "**",
+        "|",
+        "<",
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        ":",
+        " ",
+    ),
+    *("\n", "\x00", "'", "__import__"),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.lists(st.sampled_from(SOUP), max_size=20).map("".join), st.text()))
+def test_any_text_is_a_kernel_or_a_formula_error(text):
+    try:
+        kernel = parse_kernel(text)
+        points = [(Vi(2 * k, 3), Vj(2 * k + 1, 3)) for k in range(len(kernel.pairs))]
+        assert kernel.formula(points).dim == 1
+        assert kernel.formula(points, log=True).dim == 1
+    except FormulaError as e:
+        assert str(e)
+
+
+@st.composite
+def positive_kernels(draw, depth: int = 3) -> str:
+    """Texts of kernels whose terms are positive."""
+    kind = draw(st.integers(0, 5)) if depth else 0
+    if kind == 0:
+        names = [n for n in PROFILES if n != "distance"]
+        pair = draw(st.sampled_from(["x,y", "u,v"]))
+        return draw(st.sampled_from([f"{n}({pair})" for n in names] + ["linear(u,v)**2", "0.7", "3"]))
+    a = draw(positive_kernels(depth=depth - 1))
+    if kind == 1:
+        return f"({a})**{draw(st.sampled_from(['2', '-1', '0.5']))}"
+    b = draw(positive_kernels(depth=depth - 1))
+    return f"({a}){draw(st.sampled_from('+*/'))}({b})"
+
+
+@settings(max_examples=60, deadline=None)
+@given(positive_kernels())
+def test_random_kernels_against_python_and_their_logarithms(text):
+    torch.manual_seed(1)
+    x, y, u, v, b = data(3, 4)
+    try:
+        kernel = Kernel(text)
+    except FormulaError:
+        assert "x" not in text and "u" not in text
+        return
+    params, xs, ys = features(kernel, x / 2, y / 2, u, v)
+    q = {"x": squared(None, x / 2, y / 2), "u": squared(None, u, v)}
+    names = {n: lambda a, b, f=f: f(a) for n, f in PROFILES.items()} | {"linear": lambda a, b: u @ v.T}
+    expected = eval(text, {"__builtins__": {}}, names | {"x": q["x"], "u": q["u"], "y": None, "v": None})
+    assume(1e-200 < expected.min() and expected.max() < 1e200)
+    K = kernel_product(params, xs, ys, b, backend="matrix")
+    torch.testing.assert_close(K, expected.expand(3, 4), rtol=1e-10, atol=0)
+    log_K = kernel_product(params, xs, ys, b, backend="matrix", mode="lse")
+    # linear is regularized by 1e-8
+    torch.testing.assert_close(log_K, expected.log().expand(3, 4), rtol=1e-4, atol=1e-4)
 
 
 def test_deep_strings():
