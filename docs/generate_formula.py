@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,15 @@ PAGE = Path(__file__).with_name("formula.md")
 LONGEST = 48  # characters of a derivative that is printed
 
 # the variables of the examples
-ALIASES = {"x": "Vi(0,3)", "y": "Vj(1,3)", "s": "Pm(2,1)", "A": "Pm(3,9)", "u": "Vi(4,4)", "v": "Vj(5,4)"}
+ALIASES = {
+    "x": "Vi(0,3)",
+    "y": "Vj(1,3)",
+    "s": "Pm(2,1)",
+    "A": "Pm(3,9)",
+    "u": "Vi(4,4)",
+    "v": "Vj(5,4)",
+    "c": "Vi(6,2)",
+}
 # what is tried for an argument of each kind, until the word accepts the whole
 TRIED = {
     "f": [["x", "u", "A", "s"], ["y", "x", "v", "A", "s"], ["s", "y", "x", "v"], ["y", "v", "s"]],
@@ -43,11 +52,16 @@ EXAMPLES = {
     "TensorDot": "TensorDot(A, x, (3, 3), (3,), (1,), (0,))",
     "Kron": "Kron(u, v, (2, 2), (2, 2))",
     "WeightedSqNorm": "WeightedSqNorm(A, x)",
-    "WeightedSqDist": "WeightedSqDist(s, x, y)",
-    "Extract": "Extract(x, 1, 2)",
-    "ElemT": "ElemT(s, 3, 1)",
-    "ExtractT": "ExtractT(s, 1, 3)",
-    "IfElse": "IfElse(x, y, s)",
+    "ComplexSumT": "ComplexSumT(c, 4)",
+    "ComplexPow": "ComplexPow(u, 2)",
+    "Grad": "Grad(SqDist(x, y), x, s)",
+    "Diff": "Diff(SqDist(x, y), x, y)",
+    "GradMatrix": "GradMatrix(SqDist(x, y), x)",
+    "Divergence": "Divergence(s * x, x)",
+    "Laplacian": "Laplacian(SqDist(x, y), x)",
+    "TraceOperator": "TraceOperator(s * x, x)",
+    "AdjointOperator": "AdjointOperator(s * x, x, y)",
+    "SumLinOperator": "SumLinOperator(s * x, x)",
 }
 
 INTRODUCTION = """\
@@ -110,7 +124,8 @@ of the result; where they are long, their number of operations stands instead. A
 REDUCED = """
 ## Reductions
 
-Over j, component by component; `index` is the position of an entry.
+Over j (or i), component by component. The example has the entries 3, 1, 2, and the weights 1, 2, 1 where there are
+weights.
 
 """
 
@@ -209,8 +224,7 @@ def parse(text: str) -> Expr:
 def derivatives(text: str, e: Expr) -> str:
     """The cotangents of the variables of an example."""
     names = {parse(name): name for name in ALIASES}
-    inside = text[text.index("(") :].replace("(", ",").replace(")", ",").replace(" ", "").split(",")
-    used = [name for name in dict.fromkeys(inside) if name in ALIASES]
+    used = [name for name in dict.fromkeys(re.findall(r"\w+", text)) if name in ALIASES]
     g = Vi(99, e.dim)
     names[g] = "g"
     found = vjp(e, g, tuple(parse(name) for name in used)) if used else ()
@@ -243,9 +257,21 @@ def heading(word: Word) -> str:
     return f"{word.name}({text})"
 
 
+def split(text: str) -> list[str]:
+    """The arguments of a call: what stands between commas outside of brackets."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "([") - (c in ")]")
+        if c == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [p.strip() for p in parts]
+
+
 def word_row(word: Word) -> list[str]:
     text, e = example(word)
-    arguments = [p.strip() for p in text[len(word.name) + 1 : -1].split(",")]
+    arguments = split(text[len(word.name) + 1 : -1])
     dims = [str(parse(a).dim) for a, kind in zip(arguments, word.signature, strict=False) if kind == "f"]
     return [
         code(heading(word)),
@@ -267,26 +293,46 @@ def reduction_row(name: str) -> list[str]:
     r = REDUCTIONS[name]
     k = "k = 2: " if r.code == "kmin" else ""
     r = with_k(r, 2) if k else r
-    row = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
-    results = reduced(r, row)
-    gradient = ""
-    if results[0].requires_grad:
-        (g,) = torch.autograd.grad(results[0].sum(), row)
-        gradient = ", ".join(map(number, g.tolist()))
+    entries = row_of(r)
+    results = reduced(r, entries)
+    shown = k + "; ".join(", ".join(map(number, out.flatten().tolist())) for out in results)
+    return [code(name), r.doc, shown, gradient(r, entries), of_nothing(r, entries)]
+
+
+def row_of(r: Reduction) -> torch.Tensor:
+    """Entries 3, 1, 2, with weights 1, 2, 1 behind them where the reduction takes some."""
+    row = torch.tensor([[3.0, 1.0], [1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
     try:
-        empty = number(reduced(r, row.new_zeros(0))[0].item())
-    except KerngpError:
-        empty = "an error"
-    shown = "; ".join(", ".join(map(number, out.flatten().tolist())) for out in results)
-    return [code(name), " and ".join(r.outputs), k + shown, gradient, empty]
+        reduced(r, row[:, :1])
+    except FormulaError:
+        return row
+    return row[:, :1]
 
 
 def reduced(r: Reduction, row: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What a reduction over j makes of one row of values."""
-    (out,) = map_reduce_many(
-        (Output(Vj(0, 1), r),), (row[:, None],), sizes=(1, None), options=Options(backend="reference")
-    )
+    """What a reduction over j makes of one row of entries."""
+    output = Output(Vj(0, row.shape[1]), r)
+    (out,) = map_reduce_many((output,), (row,), sizes=(1, None), options=Options(backend="reference"))
     return out
+
+
+def gradient(r: Reduction, row: torch.Tensor) -> str:
+    row = row.clone().requires_grad_()
+    try:
+        value = reduced(r, row)[0]
+        if not value.requires_grad:
+            return ""
+        (g,) = torch.autograd.grad(value.sum(), row)
+    except FormulaError:  # it has none
+        return ""
+    return ", ".join(map(number, g[:, 0].tolist()))
+
+
+def of_nothing(r: Reduction, row: torch.Tensor) -> str:
+    try:
+        return "; ".join(", ".join(map(number, out.flatten().tolist())) for out in reduced(r, row[:0]))
+    except KerngpError:
+        return "an error"
 
 
 def profile_row(name: str) -> list[str]:
@@ -310,7 +356,7 @@ def page() -> str:
     parts.append(table(["word", "dims", "value", "derivatives", "example"], words))
     parts.append(REDUCED)
     reductions = [reduction_row(name) for name in REDUCTIONS]
-    parts.append(table(["name", "returns", "of 3, 1, 2", "gradient there", "of nothing"], reductions))
+    parts.append(table(["name", "value", "of 3, 1, 2", "gradient there", "of nothing"], reductions))
     parts.append(KERNELS)
     linear = [code("linear(x, y)"), "<x, y>; it has no parameter"]
     parts.append(table(["kernel", "value"], [linear, *map(profile_row, PROFILES)]))

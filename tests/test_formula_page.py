@@ -39,13 +39,9 @@ def test_a_new_word_gets_a_row(monkeypatch):
 
     word = Word("Cubic", "fn", cubic, optional=1, doc="n |f| f^2")
     monkeypatch.setitem(WORDS, "Cubic", word)
-    assert generator.word_row(word) == [
-        "`Cubic(f[, n])`",
-        "3 → 3",
-        r"n \|f\| f^2",
-        "x: `g * x^2 + (g * x + g * x) * x`" if False else generator.word_row(word)[3],
-        "`Cubic(x)`",
-    ]
+    row = generator.word_row(word)
+    assert row[:3] == ["`Cubic(f[, n])`", "3 → 3", r"n \|f\| f^2"] and row[4] == "`Cubic(x)`"
+    assert row[3] == "x: `g * (x * x) + g * x * x + g * x * x`"
     assert "`Cubic(f[, n])`" in generator.page() != generator.PAGE.read_text(encoding="utf-8")
 
 
@@ -74,8 +70,10 @@ def test_formulas_are_printed_as_one_writes_them(e, text):
 
 
 def test_numbers_in_the_table_of_reductions():
-    assert generator.reduction_row("sum") == ["`sum`", "value", "6", "1, 1, 1", "0"]
+    assert generator.reduction_row("sum")[2:] == ["6", "1, 1, 1", "0"]
     assert generator.reduction_row("argmin")[2:] == ["1", "", "an error"]
-    assert generator.reduction_row("max")[2:] == ["3", "1, 0, 0", "an error"]
-    row = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
-    assert generator.reduction_row("logsumexp")[2] == f"{row.logsumexp(0).item():.4g}"
+    assert generator.reduction_row("max")[2:] == ["3", "1, 0, 0", "-inf"]
+    assert generator.reduction_row("kmin_argkmin")[2] == "k = 2: 1, 2; 1, 2"
+    f, w = torch.tensor([3.0, 1.0, 2.0]).double(), torch.tensor([1.0, 2.0, 1.0]).double()
+    assert generator.reduction_row("logsumexp")[2] == f"{f.logsumexp(0).item():.4g}"
+    assert generator.reduction_row("sumsoftmaxweight")[2] == f"{(f.softmax(0) @ w).item():.4g}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kerngp.engine import ops
+from kerngp.engine import ops, vocabulary
 from kerngp.engine.expr import Expr, Pm, Vi, Vj, const, node
 from kerngp.engine.mapreduce import dense, map_reduce
 from kerngp.engine.parse import Argument, parse_formula
@@ -127,6 +130,18 @@ def test_tuples_and_lists_reach_words(monkeypatch):
 def test_numbers_become_constants_where_a_formula_is_due():
     assert expr("1.5") is const(1.5)
     assert expr("SqDist(1, 0.5)") is ops.sqdist(const(1.0), const(0.5))
+
+
+def test_every_table_of_words_comes_with_the_parser():
+    tables = [
+        f"kerngp.engine.{file.stem}"
+        for file in Path(vocabulary.__file__).parent.glob("*.py")
+        if re.search(r"^from \.vocabulary import .*\bword\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert tables
+    probe = "import sys, kerngp.engine.parse; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert set(tables) <= set(done.stdout.split())
 
 
 # ---------------------------------------------------------------- variables
