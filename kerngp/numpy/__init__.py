@@ -3,5 +3,19 @@
 from __future__ import annotations
 
 from ..lazytensor import LazyTensor, Pm, Vi, Vj
+from ..lazytensor.generic import generic_argkmin, generic_argmin, generic_logsumexp, generic_sum
+from ..lazytensor.genred import Genred
+from .operations import KernelSolve
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = [
+    "Genred",
+    "KernelSolve",
+    "LazyTensor",
+    "Pm",
+    "Vi",
+    "Vj",
+    "generic_argkmin",
+    "generic_argmin",
+    "generic_logsumexp",
+    "generic_sum",
+]

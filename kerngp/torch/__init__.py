@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from ..engine.kernel_algebra import register_kernel
 from ..lazytensor import LazyTensor, Pm, Vi, Vj
+from ..lazytensor.generic import generic_argkmin, generic_argmin, generic_logsumexp, generic_sum
+from ..lazytensor.genred import Genred
 from .kernel_product import Kernel, kernel_product
+from .operations import KernelSolve
 
-__all__ = ["Kernel", "LazyTensor", "Pm", "Vi", "Vj", "kernel_product", "register_kernel"]
+__all__ = [
+    "Genred",
+    "Kernel",
+    "KernelSolve",
+    "LazyTensor",
+    "Pm",
+    "Vi",
+    "Vj",
+    "generic_argkmin",
+    "generic_argmin",
+    "generic_logsumexp",
+    "generic_sum",
+    "kernel_product",
+    "register_kernel",
+]
