@@ -219,9 +219,7 @@ def _layout_help(t: torch.Tensor) -> str:
 
 
 @functools.lru_cache(maxsize=8192)
-def build(
-    make: str | Callable[..., Expr], attr: tuple[int, ...], places: tuple[Places, ...], *parts: Expr
-) -> Expr:
+def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr) -> Expr:
     """An op (by name) or a composite of formulas whose variables are renumbered first.
 
     Remembered: a formula typed in a loop is put together once.

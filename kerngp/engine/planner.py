@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
-from .expr import Expr, const, postorder, variables
+from .expr import OPS, Expr, const, postorder, variables
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
     Facts,
@@ -26,6 +26,7 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
+MAX_MEMORY = 2500  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 
 
@@ -174,11 +175,14 @@ def decisive(outputs: tuple[Output, ...]) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def too_large(f: Expr) -> bool:
-    """Whether the generated code would be unreasonable: very many nodes or a very deep formula."""
+    """Whether the generated code would be unreasonable: very many nodes, a very deep formula, much memory."""
     depth: dict[Expr, int] = {}
+    memory = 0
     for e in postorder(f):
         depth[e] = 1 + max((depth[a] for a in e.args), default=0)
-    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
+        stores = OPS[e.op].memory if e.op in OPS else None
+        memory += stores(e) if stores else 0
+    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH or memory > MAX_MEMORY
 
 
 def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) -> Schedule:

@@ -82,6 +82,8 @@ class LazyTensor:
         """a / b"""
     def abs(self) -> LazyTensor:
         """Elementwise: |a|."""
+    def acos(self) -> LazyTensor:
+        """Elementwise: arc cosine of a."""
     def add(self, other: Any) -> LazyTensor:
         """Elementwise: a + b."""
     def argKmin(
@@ -108,9 +110,21 @@ class LazyTensor:
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
         """argmin over i or j, or over the components of each vector."""
+    def asin(self) -> LazyTensor:
+        """Elementwise: arc sine of a."""
+    def atan(self) -> LazyTensor:
+        """Elementwise: arc tangent of a."""
+    def atan2(self, other: Any) -> LazyTensor:
+        """Elementwise: angle of the point (b, a)."""
+    def auto_factorize(self) -> LazyTensor:
+        """self: what occurs twice in a formula is computed once anyway."""
+    def bspline(self, x: Any, k: int = 0) -> LazyTensor:
+        """The B-splines of degree k at the numbers x; self holds the knots."""
     @staticmethod
     def cat(parts: tuple | list, dim: int = -1) -> LazyTensor:
         """`concatenate` under its torch name."""
+    def ceil(self) -> LazyTensor:
+        """Elementwise: the smallest integer >= a."""
     def clamp(self, other1: Any, other2: Any) -> LazyTensor:
         """Elementwise: a limited to [lo, hi]; hi wins where lo > hi."""
     def concat(self, other: Any) -> LazyTensor:
@@ -120,11 +134,15 @@ class LazyTensor:
         """The components of all parts, one after the other. Only the last axis can be joined."""
     def cos(self) -> LazyTensor:
         """Elementwise: cos(a)."""
+    def cosh(self) -> LazyTensor:
+        """Elementwise: hyperbolic cosine of a."""
     def dense(self) -> Any:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
     @property
     def device(self) -> torch.device | None:
         """Where the arrays are."""
+    def digamma(self) -> LazyTensor:
+        """Elementwise: the derivative of log |gamma(a)|."""
     def dim(self) -> int:
         """The number of axes, counting D."""
     def div(self, other: Any) -> LazyTensor:
@@ -136,10 +154,20 @@ class LazyTensor:
         """Component k of each vector."""
     def eq(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a == b, else 0."""
+    def erf(self) -> LazyTensor:
+        """Elementwise: error function of a."""
+    def erfc(self) -> LazyTensor:
+        """Elementwise: 1 - erf(a), accurate where it is small."""
     def exp(self) -> LazyTensor:
         """Elementwise: exp(a)."""
+    def expm1(self) -> LazyTensor:
+        """Elementwise: exp(a) - 1, accurate near 0."""
     def extract(self, start: int, length: int) -> LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
+    def factorize(self, other: Any) -> LazyTensor:
+        """self: what a formula shares with another one is computed once anyway."""
+    def floor(self) -> LazyTensor:
+        """Elementwise: the largest integer <= a."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
     def gt(self, other: Any) -> LazyTensor:
@@ -148,10 +176,26 @@ class LazyTensor:
         """Elementwise: a where c >= 0, else b."""
     def inv(self) -> LazyTensor:
         """Elementwise: 1 / a."""
+    def keops_kron(self, other: Any, dimfself: Sequence[int], dimfother: Sequence[int]) -> LazyTensor:
+        """The Kronecker product of two tensors with as many axes."""
+    def keops_tensordot(
+        self,
+        other: Any,
+        dimfa: int | Sequence[int],
+        dimfb: int | Sequence[int],
+        contfa: int | Sequence[int],
+        contfb: int | Sequence[int],
+        *permute: int | Sequence[int],
+    ) -> LazyTensor:
+        """Tensors of shapes dimfa and dimfb, contracted over axes contfa and contfb; see `ops.tensordot`."""
     def le(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a <= b, else 0."""
+    def lgamma(self) -> LazyTensor:
+        """Elementwise: log |gamma(a)|."""
     def log(self) -> LazyTensor:
         """Elementwise: log(a)."""
+    def log1p(self) -> LazyTensor:
+        """Elementwise: log(1 + a), accurate near 0."""
     def logsumexp(
         self,
         axis: int | None = None,
@@ -178,6 +222,8 @@ class LazyTensor:
         """Elementwise: (1 + s + s^2/3) exp(-s), s = sqrt(5 q), of a squared distance q >= 0."""
     def matvec(self, v: Any) -> Any:
         """``K @ v``, the name scipy.sparse.linalg looks for."""
+    def matvecmult(self, other: Any) -> LazyTensor:
+        """The matrix self times the vector other."""
     def max(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
         """max over i or j, or over the components of each vector."""
     def max_argmax(
@@ -194,6 +240,8 @@ class LazyTensor:
         """max over i or j, or over the components of each vector."""
     def maximum(self, other: Any) -> LazyTensor:
         """Elementwise: the larger of a and b."""
+    def mean(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
+        """The mean of the components of each vector."""
     def min(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
         """min over i or j, or over the components of each vector."""
     def min_argmin(
@@ -210,6 +258,8 @@ class LazyTensor:
         """min over i or j, or over the components of each vector."""
     def minimum(self, other: Any) -> LazyTensor:
         """Elementwise: the smaller of a and b."""
+    def mod(self, modulus: Any, offset: Any = 0) -> LazyTensor:
+        """Elementwise: self less the multiple of ``modulus`` that takes it to [offset, offset + modulus)."""
     def mul(self, other: Any) -> LazyTensor:
         """Elementwise: a * b."""
     @property
@@ -228,12 +278,18 @@ class LazyTensor:
         """Euclidean norm of each vector; gradient 0 at the origin."""
     def normalize(self) -> LazyTensor:
         """Each vector divided by its norm; 0 at the origin."""
+    def one_hot(self, D: int) -> LazyTensor:
+        """A vector of dim D for each number: 1 at the component of that number, rounded."""
     def operator(self, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
         """The matrix as a `kerngp.solvers.KernelOperator`, to be added to, solved with and preconditioned."""
+    def polygamma(self, n: int) -> LazyTensor:
+        """Elementwise: the (n + 1)-st derivative of log |gamma(a)|."""
     def pow(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
+    def prod(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
+        """The product of the components of each vector."""
     def reduction(
         self,
         reduction_op: str,
@@ -249,15 +305,29 @@ class LazyTensor:
         """Elementwise: max(a, 0)."""
     def rmatvec(self, v: Any) -> Any:
         """``K.T @ v``, the name scipy.sparse.linalg looks for."""
+    def round(self, other: int = 0) -> LazyTensor:
+        """Elementwise: rounded to so many decimal digits; halves go to the even neighbour."""
     def rsqrt(self) -> LazyTensor:
         """Elementwise: 1 / sqrt(a), and 0 at a = 0, so that gradients of norms vanish at coincident points."""
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., M, N, D), without D if it is 1."""
+    def sigmoid(self) -> LazyTensor:
+        """Elementwise: 1 / (1 + exp(-a))."""
     def sign(self) -> LazyTensor:
         """Elementwise: -1, 0 or 1."""
     def sin(self) -> LazyTensor:
         """Elementwise: sin(a)."""
+    def sinc(self) -> LazyTensor:
+        """Elementwise: sin(pi a) / (pi a), and 1 at 0."""
+    def sinh(self) -> LazyTensor:
+        """Elementwise: hyperbolic sine of a."""
+    def sinxdivx(self) -> LazyTensor:
+        """Elementwise: sin(a) / a, and 1 at 0."""
+    def softdtw_sqdist(self, other: Any, gamma: Any) -> LazyTensor:
+        """Soft dynamic time warping of two series, of squared differences, with smoothing gamma > 0."""
+    def softplus(self) -> LazyTensor:
+        """Elementwise: log(1 + exp(a))."""
     def solve(
         self,
         other: Any,
@@ -295,10 +365,20 @@ class LazyTensor:
         """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
+    def tan(self) -> LazyTensor:
+        """Elementwise: tangent of a."""
+    def tanh(self) -> LazyTensor:
+        """Elementwise: hyperbolic tangent of a."""
+    def tensorprod(self, other: Any) -> LazyTensor:
+        """The matrix of all products of a component of self and one of other."""
+    def vecmatmult(self, other: Any) -> LazyTensor:
+        """The vector self times the matrix other."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:
         """<x - y, S (x - y)>; see `weightedsqnorm` for the weights S."""
     def weightedsqnorm(self, weights: Any) -> LazyTensor:
         """<x, S x> for weights of dim 1, D, or D * D (a matrix, by rows)."""
+    def xlogx(self) -> LazyTensor:
+        """Elementwise: a log(a), and 0 at 0."""
 
 def Pm(x_or_index: Any, dim: int | None = None) -> LazyTensor:
     """A parameter: a number, a vector (D,), or a symbolic variable (index, dim); see `Vi`."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reductions import REDUCTIONS, Reduction
+from .composites import METHODS
 from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
 
 
 def install() -> None:
     """Give LazyTensor its methods; a method written in the class wins over a generated one."""
+    for f in METHODS:
+        _attach(f)
     for op in list(OPS.values()):
         _elementwise(op)
     for r in REDUCTIONS.values():
@@ -27,6 +31,11 @@ def install() -> None:
     _method("__abs__", 1, OPS["abs"].doc, "abs")
     for f in (operator, solve):
         setattr(LazyTensor, f.__name__, f)
+
+
+def _attach(f: Callable) -> None:
+    f.__qualname__ = f"LazyTensor.{f.__name__}"
+    setattr(LazyTensor, f.__name__, f)
 
 
 def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:

@@ -419,9 +419,7 @@ def _wrap(value: Any) -> LazyTensor:
     return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
 
 
-def combine(
-    make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()
-) -> LazyTensor:
+def combine(make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple = ()) -> LazyTensor:
     """An op or composite of LazyTensors and whatever can become one."""
     if not isinstance(first, LazyTensor):
         first = _wrap(first)

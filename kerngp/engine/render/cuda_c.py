@@ -27,6 +27,9 @@ from .block import Block, column, expand
 Operand = Block | float | int
 Index = str | int
 LOG2E = 1.4426950408889634
+OWN = frozenset(  # functions of the device, in the prelude
+    "acos asin atan atan2 cos cosh erf erfc exp expm1 lgamma log log1p pow rsqrt sin sinh tanh".split()
+)
 
 
 class Var:
@@ -49,6 +52,26 @@ class Var:
         block = value if isinstance(value, Block) else self.e.const(value)
         for name, cell in zip(self, self.e.expand(block, self.shape), strict=True):
             self.e.put(f"{name} = {cell};")
+
+
+class Array:
+    """Local memory for ``count`` blocks of one shape, by a number known at run time only."""
+
+    def __init__(self, e: CudaEmitter, count: int, shape: tuple[int, int]):
+        self.e, self.shape = e, shape
+        self.names = [[e.name("a") for _ in range(shape[1])] for _ in range(shape[0])]
+        for row in self.names:
+            for name in row:
+                e.put(f"{e.real} {name}[{count}];")
+
+    def get(self, index: Index) -> Block:
+        return Block([[self.e.let(self.e.real, f"{name}[{index}]") for name in row] for row in self.names])
+
+    def set(self, index: Index, value: Block) -> None:
+        cells = self.e.expand(value, self.shape).cells
+        for row, values in zip(self.names, cells, strict=True):
+            for name, cell in zip(row, values, strict=True):
+                self.e.put(f"{name}[{index}] = {cell};")
 
 
 class CudaEmitter:
@@ -131,6 +154,9 @@ class CudaEmitter:
     def var(self, initial: Block, kind: str | None = None) -> Var:
         return Var(self, initial, kind or self.real)
 
+    def array(self, count: int, shape: tuple[int, int]) -> Array:
+        return Array(self, count, shape)
+
     def map(self, form: Callable[..., str], *operands: Operand, kind: str | None = None) -> Block:
         """One expression for each cell of the broadcast operands."""
         blocks = [x if isinstance(x, Block) else self.const(x) for x in operands]
@@ -178,6 +204,16 @@ class CudaEmitter:
     def sqrt(self, a: Operand) -> Block:
         return self.apply("kg_sqrt", a)
 
+    def floor(self, a: Operand) -> Block:
+        return self.apply("kg_floor", a)
+
+    def round_even(self, a: Operand) -> Block:
+        """The nearest integer as a real, ties to even."""
+        return self.apply("kg_rint", a)
+
+    def copysign(self, magnitude: Operand, sign: Operand) -> Block:
+        return self.apply("kg_copysign", magnitude, sign)
+
     # ------------------------------------------------------------------ comparisons and masks
     def _compare(self, sign: str, a: Operand, b: Operand) -> Block:
         return self.map(lambda x, y: f"{x} {sign} {y}", a, b, kind="bool")
@@ -206,6 +242,15 @@ class CudaEmitter:
     def select(self, mask: Block, a: Operand, b: Operand) -> Block:
         return self.map(lambda m, x, y: f"{m} ? {x} : {y}", mask, a, b)
 
+    def mask_and(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} && {y}", a, b, kind="bool")
+
+    def mask_or(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} || {y}", a, b, kind="bool")
+
+    def mask_not(self, a: Block) -> Block:
+        return self.map(lambda x: f"!{x}", a, kind="bool")
+
     # ------------------------------------------------------------------ bits, for the rules of `lower`
     def bits(self, x: Operand) -> Block:
         function = "__float_as_int" if self.dtype == "float32" else "__double_as_longlong"
@@ -226,7 +271,7 @@ class CudaEmitter:
     # ------------------------------------------------------------------ elementary functions
     def call(self, name: str, *operands: Any, **options: Any) -> Block:
         """A function of `lower.RULES`: CUDA's own where it has one, else the rule."""
-        if name in ("exp", "log", "sin", "cos", "pow", "rsqrt"):
+        if name in OWN:
             return self.apply(f"kg_{name}", *operands)
         if self.dtype == "float32" and name in ("exp_scaled_nonpos", "exp_nonpos", "exp2_scaled_nonpos"):
             x, *rest = operands
@@ -246,3 +291,23 @@ class CudaEmitter:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         return 0 if 0 in (a, b) else str(a) if b == 1 else str(b) if a == 1 else f"({a} * {b})"
+
+    def index_div(self, a: Index, b: int) -> Index:
+        return a // b if isinstance(a, int) else f"({a} / {b})"
+
+    def index_mod(self, a: Index, b: int) -> Index:
+        return a % b if isinstance(a, int) else f"({a} % {b})"
+
+    def imin(self, a: Index, b: Index) -> Index:
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else f"min({a}, {b})"
+
+    def imax(self, a: Index, b: Index) -> Index:
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else f"max({a}, {b})"
+
+    def index_select(self, a: Index, b: Index, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        return self.map(lambda x, y: f"{a} < {b} ? {x} : {y}", below, otherwise)
+
+    def index_real(self, a: Index) -> Block:
+        """An index as a number."""
+        return Block([[self.let(self.real, f"({self.real}){a}")]])

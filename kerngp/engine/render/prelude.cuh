@@ -65,18 +65,34 @@ KG_DEVICE float kg_least(float a, float b) { return fminf(a, b); }  // of a numb
 KG_DEVICE double kg_least(double a, double b) { return fmin(a, b); }
 KG_DEVICE float kg_most(float a, float b) { return fmaxf(a, b); }
 KG_DEVICE double kg_most(double a, double b) { return fmax(a, b); }
-KG_DEVICE float kg_abs(float a) { return fabsf(a); }
-KG_DEVICE double kg_abs(double a) { return fabs(a); }
-KG_DEVICE float kg_exp(float a) { return expf(a); }
-KG_DEVICE double kg_exp(double a) { return exp(a); }
-KG_DEVICE float kg_log(float a) { return logf(a); }
-KG_DEVICE double kg_log(double a) { return log(a); }
-KG_DEVICE float kg_sin(float a) { return sinf(a); }
-KG_DEVICE double kg_sin(double a) { return sin(a); }
-KG_DEVICE float kg_cos(float a) { return cosf(a); }
-KG_DEVICE double kg_cos(double a) { return cos(a); }
-KG_DEVICE float kg_pow(float a, float b) { return powf(a, b); }
-KG_DEVICE double kg_pow(double a, double b) { return pow(a, b); }
+// the device's own functions, by one name for both types
+#define KG_UNARY(name, single, both) \
+  KG_DEVICE float kg_##name(float a) { return single(a); } \
+  KG_DEVICE double kg_##name(double a) { return both(a); }
+#define KG_BINARY(name, single, both) \
+  KG_DEVICE float kg_##name(float a, float b) { return single(a, b); } \
+  KG_DEVICE double kg_##name(double a, double b) { return both(a, b); }
+KG_UNARY(abs, fabsf, fabs)
+KG_UNARY(floor, floorf, floor)
+KG_UNARY(rint, rintf, rint)
+KG_UNARY(exp, expf, exp)
+KG_UNARY(log, logf, log)
+KG_UNARY(sin, sinf, sin)
+KG_UNARY(cos, cosf, cos)
+KG_UNARY(expm1, expm1f, expm1)
+KG_UNARY(log1p, log1pf, log1p)
+KG_UNARY(sinh, sinhf, sinh)
+KG_UNARY(cosh, coshf, cosh)
+KG_UNARY(tanh, tanhf, tanh)
+KG_UNARY(asin, asinf, asin)
+KG_UNARY(acos, acosf, acos)
+KG_UNARY(atan, atanf, atan)
+KG_UNARY(erf, erff, erf)
+KG_UNARY(erfc, erfcf, erfc)
+KG_UNARY(lgamma, lgammaf, lgamma)
+KG_BINARY(pow, powf, pow)
+KG_BINARY(atan2, atan2f, atan2)
+KG_BINARY(copysign, copysignf, copysign)
 // float32: (high, low) += x without losing the digits below high (Knuth's two-sum); float64: plainly
 KG_DEVICE void kg_add(float &high, float &low, float x) {
   float s = high + x, b = s - high;
