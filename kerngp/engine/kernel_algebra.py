@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ..errors import FormulaError
 from .expr import Expr, const, node, postorder, substitute
 from .formulas import FORMULAS, named
-from .ops import exp, ifelse, inv, log, minimum, rsqrt, sqdist, sqrt, weighted_sqdist
+from .ops import exp, ifelse, inv, log, log1p, minimum, rsqrt, sqdist, sqrt, weighted_sqdist
 from .rewrite import signs
 from .syntax import ARITHMETIC
 
@@ -170,12 +170,12 @@ def _distance_logarithm(d2: Expr) -> Expr:
 
 def _matern32_logarithm(d2: Expr) -> Expr:
     s = sqrt(3.0 * d2)
-    return log(1.0 + s) - s
+    return log1p(s) - s
 
 
 def _matern52_logarithm(d2: Expr) -> Expr:
     s = sqrt(5.0 * d2)
-    return log(1.0 + s + s * s / 3.0) - s
+    return log1p(s + s * s / 3.0) - s
 
 
 # outermost op of a kernel: its logarithm, and the sign
@@ -209,7 +209,7 @@ def value_of_number(c: int | float) -> Value:
 
 def _log_add(a: Expr, b: Expr) -> Expr:
     """log(exp(a) + exp(b)); the branch that is not taken stays finite, as do its derivatives."""
-    return ifelse(a - b, a + log(1.0 + exp(minimum(b - a, 0.0))), b + log(1.0 + exp(minimum(a - b, 0.0))))
+    return ifelse(a - b, a + log1p(exp(minimum(b - a, 0.0))), b + log1p(exp(minimum(a - b, 0.0))))
 
 
 def negative(a: Value) -> Value:
