@@ -296,7 +296,13 @@ def reduction_row(name: str) -> list[str]:
     entries = row_of(r)
     results = reduced(r, entries)
     shown = k + "; ".join(", ".join(map(number, out.flatten().tolist())) for out in results)
-    return [code(name), " and ".join(r.outputs), shown, gradient(r, entries), of_nothing(r, entries)]
+    return [
+        code(name),
+        " and ".join(r.outputs) or "values",
+        shown,
+        gradient(r, entries),
+        of_nothing(r, entries),
+    ]
 
 
 def row_of(r: Reduction) -> torch.Tensor:

@@ -87,10 +87,11 @@ def data(M: int = 7, N: int = 9, D: int = 3, dtype=F64):
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (31, 33), (7, 1000)])
-def test_the_kernel_of_the_manual_against_torch(dtype, sizes, launches):
+@pytest.mark.parametrize("text", [TEXT, "gaussian(x,y) * (1+linear(u,v)**2)"])
+def test_the_kernel_of_the_manual_against_torch(text, dtype, sizes, launches):
     x, y, u, v, b = data(*sizes, dtype=dtype)
     sigma = torch.tensor([0.8], dtype=dtype)
-    params = {"id": Kernel(TEXT), "gamma": (1.0 / sigma**2, None)}
+    params = {"id": Kernel(text), "gamma": (1.0 / sigma**2, None)}
     got = kernel_product(params, (x, u), (y, v), b)
     assert launches.compiled == 1 and launches.reference == 0
     x, y, u, v, b, sigma = (a.double() for a in (x, y, u, v, b, sigma))
