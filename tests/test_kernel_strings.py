@@ -405,6 +405,9 @@ def test_a_registered_function_must_give_a_number_for_each_pair(registry):
     with pytest.raises(FormulaError, match="vectors gives .* expected a formula of dim 1") as e:
         kernel_product({"id": Kernel("1 + vectors(x,y)")}, x, y, b)
     assert str(e.value).endswith("\n    1 + vectors(x,y)\n        ^")
+    kerngp.register_kernel("one", lambda x, y: 1.0)
+    with pytest.raises(FormulaError, match="one gives 1.0; expected a formula"):
+        kernel_product({"id": Kernel("one(x,y)"), "gamma": 2.0}, x, y, b)
 
 
 # ---------------------------------------------------------------- the object
@@ -444,6 +447,7 @@ def test_pairs_are_numbered_by_first_appearance():
         ("gaussian(x,y) ** -1", False),
         ("1 / gaussian(x,y)", False),
         ("polynomial(x, y, 2, 1)", True),
+        ("polynomial(x[0], y[1], 2, 1)", False),
         ("polynomial(x, y, 2, -1)", False),
         ("polynomial(x, y, 1.5)", False),
     ],

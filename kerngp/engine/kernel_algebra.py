@@ -109,10 +109,12 @@ class Atom:
 
     @property
     def psd(self) -> bool:
+        if self.left != self.right or self.name in _INDEFINITE:
+            return False
         if self.name == "polynomial" and self.numbers:
             degree, *offset = self.numbers
             return degree >= 0 and float(degree).is_integer() and min(offset, default=0) >= 0
-        return self.left == self.right and self.name not in _INDEFINITE
+        return True
 
     def formula(self, x: Expr, y: Expr, gamma: Expr | None) -> Expr:
         """k(x, y), of dim 1."""
@@ -137,7 +139,7 @@ def _scaled(
     if "gamma" in inspect.signature(function).parameters:
         return function(x, y, *numbers, gamma=const(1.0) if gamma is None else gamma)
     k = function(x, y, *numbers)
-    if gamma is None:
+    if gamma is None or not isinstance(k, Expr):
         return k
     radial = substitute(k, {sqdist(x, y): const(0.0)})
     if not {x, y} & set(postorder(radial)):
