@@ -296,7 +296,13 @@ def reduction_row(name: str) -> list[str]:
     entries = row_of(r)
     results = reduced(r, entries)
     shown = k + "; ".join(", ".join(map(number, out.flatten().tolist())) for out in results)
-    return [code(name), r.doc, shown, gradient(r, entries), of_nothing(r, entries)]
+    return [
+        code(name),
+        " and ".join(r.outputs) or "values",
+        shown,
+        gradient(r, entries),
+        of_nothing(r, entries),
+    ]
 
 
 def row_of(r: Reduction) -> torch.Tensor:
@@ -356,7 +362,7 @@ def page() -> str:
     parts.append(table(["word", "dims", "value", "derivatives", "example"], words))
     parts.append(REDUCED)
     reductions = [reduction_row(name) for name in REDUCTIONS]
-    parts.append(table(["name", "value", "of 3, 1, 2", "gradient there", "of nothing"], reductions))
+    parts.append(table(["name", "returns", "of 3, 1, 2", "gradient there", "of nothing"], reductions))
     parts.append(KERNELS)
     linear = [code("linear(x, y)"), "<x, y>; it has no parameter"]
     parts.append(table(["kernel", "value"], [linear, *map(profile_row, PROFILES)]))

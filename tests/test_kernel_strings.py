@@ -87,10 +87,11 @@ def data(M: int = 7, N: int = 9, D: int = 3, dtype=F64):
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (31, 33), (7, 1000)])
-def test_the_kernel_of_the_manual_against_torch(dtype, sizes, launches):
+@pytest.mark.parametrize("text", [TEXT, "gaussian(x,y) * (1+linear(u,v)**2)"])
+def test_the_kernel_of_the_manual_against_torch(text, dtype, sizes, launches):
     x, y, u, v, b = data(*sizes, dtype=dtype)
     sigma = torch.tensor([0.8], dtype=dtype)
-    params = {"id": Kernel(TEXT), "gamma": (1.0 / sigma**2, None)}
+    params = {"id": Kernel(text), "gamma": (1.0 / sigma**2, None)}
     got = kernel_product(params, (x, u), (y, v), b)
     assert launches.compiled == 1 and launches.reference == 0
     x, y, u, v, b, sigma = (a.double() for a in (x, y, u, v, b, sigma))
@@ -404,6 +405,9 @@ def test_a_registered_function_must_give_a_number_for_each_pair(registry):
     with pytest.raises(FormulaError, match="vectors gives .* expected a formula of dim 1") as e:
         kernel_product({"id": Kernel("1 + vectors(x,y)")}, x, y, b)
     assert str(e.value).endswith("\n    1 + vectors(x,y)\n        ^")
+    kerngp.register_kernel("one", lambda x, y: 1.0)
+    with pytest.raises(FormulaError, match="one gives 1.0; expected a formula"):
+        kernel_product({"id": Kernel("one(x,y)"), "gamma": 2.0}, x, y, b)
 
 
 # ---------------------------------------------------------------- the object
@@ -443,6 +447,7 @@ def test_pairs_are_numbered_by_first_appearance():
         ("gaussian(x,y) ** -1", False),
         ("1 / gaussian(x,y)", False),
         ("polynomial(x, y, 2, 1)", True),
+        ("polynomial(x[0], y[1], 2, 1)", False),
         ("polynomial(x, y, 2, -1)", False),
         ("polynomial(x, y, 1.5)", False),
     ],

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ..errors import FormulaError
 from .expr import Expr, const, node, postorder, substitute
 from .formulas import FORMULAS, named
-from .ops import exp, ifelse, inv, log, minimum, rsqrt, sqdist, sqrt, weighted_sqdist
+from .ops import exp, ifelse, inv, log, log1p, minimum, rsqrt, sqdist, sqrt, weighted_sqdist
 from .rewrite import signs
 from .syntax import ARITHMETIC
 
@@ -109,10 +109,12 @@ class Atom:
 
     @property
     def psd(self) -> bool:
+        if self.left != self.right or self.name in _INDEFINITE:
+            return False
         if self.name == "polynomial" and self.numbers:
             degree, *offset = self.numbers
             return degree >= 0 and float(degree).is_integer() and min(offset, default=0) >= 0
-        return self.left == self.right and self.name not in _INDEFINITE
+        return True
 
     def formula(self, x: Expr, y: Expr, gamma: Expr | None) -> Expr:
         """k(x, y), of dim 1."""
@@ -137,7 +139,7 @@ def _scaled(
     if "gamma" in inspect.signature(function).parameters:
         return function(x, y, *numbers, gamma=const(1.0) if gamma is None else gamma)
     k = function(x, y, *numbers)
-    if gamma is None:
+    if gamma is None or not isinstance(k, Expr):
         return k
     radial = substitute(k, {sqdist(x, y): const(0.0)})
     if not {x, y} & set(postorder(radial)):
@@ -170,12 +172,12 @@ def _distance_logarithm(d2: Expr) -> Expr:
 
 def _matern32_logarithm(d2: Expr) -> Expr:
     s = sqrt(3.0 * d2)
-    return log(1.0 + s) - s
+    return log1p(s) - s
 
 
 def _matern52_logarithm(d2: Expr) -> Expr:
     s = sqrt(5.0 * d2)
-    return log(1.0 + s + s * s / 3.0) - s
+    return log1p(s + s * s / 3.0) - s
 
 
 # outermost op of a kernel: its logarithm, and the sign
@@ -209,7 +211,7 @@ def value_of_number(c: int | float) -> Value:
 
 def _log_add(a: Expr, b: Expr) -> Expr:
     """log(exp(a) + exp(b)); the branch that is not taken stays finite, as do its derivatives."""
-    return ifelse(a - b, a + log(1.0 + exp(minimum(b - a, 0.0))), b + log(1.0 + exp(minimum(a - b, 0.0))))
+    return ifelse(a - b, a + log1p(exp(minimum(b - a, 0.0))), b + log1p(exp(minimum(a - b, 0.0))))
 
 
 def negative(a: Value) -> Value:

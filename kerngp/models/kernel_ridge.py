@@ -19,8 +19,8 @@ from ..engine.arrays import adopt
 from ..errors import BackendUnavailable, OptionError, ShapeError
 from ..options import current
 from .pairwise import NON_NEGATIVE
-from .resolve import MatrixKernel, resolve_kernel
-from .ridge_data import check_non_negative, check_weights, dense_rows, to_numpy
+from .resolve import MatrixKernel, check_domain, resolve_kernel
+from .ridge_data import check_weights, dense_rows, to_numpy
 from .ridge_plan import SOLVERS, RidgePlan, make_plan
 from .ridge_solve import RidgeProblem, kernel_operator, solve_ridge
 
@@ -297,8 +297,8 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return X if isinstance(self.kernel, str) and self.kernel == "precomputed" else dense_rows(X, "X")
 
     def _resolve(self, X: np.ndarray) -> Any:
-        if isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE:
-            check_non_negative(X, self.kernel)
+        if isinstance(self.kernel, str):
+            check_domain(self.kernel, X)
         return resolve_kernel(self.kernel, X.shape[1], **self._named_parameters())
 
     def _check_parameters(self) -> None:

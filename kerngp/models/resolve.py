@@ -22,8 +22,8 @@ from ..errors import FormulaError, OptionError, ShapeError
 from ..options import current
 from .kernel_base import Arguments, Kernel, points
 from .kernels import FormulaKernel
-from .pairwise import pairwise_kernel
-from .ridge_data import bytes_text
+from .pairwise import NON_NEGATIVE, pairwise_kernel
+from .ridge_data import bytes_text, check_non_negative
 from .sklearn_kernels import translate
 
 
@@ -118,6 +118,20 @@ def resolve_kernel(
         f"kernel={kernel!r} is a {type(kernel).__name__}; expected a name, a kernel of kerngp.models, "
         "a formula or a function of two points."
     )
+
+
+def check_domain(kernel: str, X: np.ndarray) -> None:
+    """Refuse rows that a kernel given by a string is not meant for.
+
+    Raises
+    ------
+    DataError
+        For negative numbers where the kernel compares histograms.
+    """
+    atoms = parse_kernel(kernel).atoms if "(" in kernel else ()
+    for name, left in [(kernel, None), *((a.name, a.left) for a in atoms)]:
+        if name in NON_NEGATIVE:
+            check_non_negative(X if left is None else X[:, left], name)
 
 
 def _precomputed(X: np.ndarray, Y: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.base import clone
 from sklearn.kernel_ridge import KernelRidge as Theirs
+from sklearn.metrics.pairwise import chi2_kernel
 from sklearn.model_selection import GridSearchCV
 
-from kerngp.errors import FormulaError, OptionError, ShapeError
+from kerngp.errors import DataError, FormulaError, OptionError, ShapeError
 from kerngp.models import KernelRidge
 
 TEXT = "gaussian(x,y) * (1 + linear(x,y)**2)"
@@ -85,6 +86,19 @@ def test_the_estimator_is_one_of_scikit_learns():
     np.testing.assert_array_equal(fitted.predict(X), model.predict(X))
     search = GridSearchCV(KernelRidge(kernel=TEXT), {"gamma": [0.1, (0.3, None)]}, cv=3).fit(X, y)
     assert search.best_params_["gamma"] in (0.1, (0.3, None))
+
+
+def test_histograms_are_not_negative():
+    X, y = data()
+    text = "chi2(x[1:3], y[1:3]) + gaussian(x,y)"
+    with pytest.raises(DataError, match="chi2"):
+        KernelRidge(kernel=text).fit(X, y)
+    X[:, 1:3] = np.abs(X[:, 1:3])
+    model = KernelRidge(kernel=text).fit(X, y)
+    with pytest.raises(DataError, match="chi2"):
+        model.predict(-X)
+    K = np.exp(-0.25 * cdist(X, X, "sqeuclidean")) + chi2_kernel(X[:, 1:3], gamma=0.5)
+    np.testing.assert_allclose(model.predict(X), predictions(K, K, y, 1.0))
 
 
 @pytest.mark.parametrize(
