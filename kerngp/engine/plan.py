@@ -251,6 +251,10 @@ class Plan:
     schedule: Any  # Schedule, or cuda_planner.CudaSchedule
     ranged: bool = False
 
+    def __str__(self) -> str:
+        tasks = ", ".join(f"{t.code} over {'j' if t.by_row else 'i'} of {t.core}" for t in self.tasks)
+        return f"{tasks}, in {self.dtype}"
+
     @staticmethod
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:
         """Where each field starts in its record."""

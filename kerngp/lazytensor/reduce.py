@@ -68,7 +68,13 @@ def deliver(out: torch.Tensor, kind: Kind | None, settings: Settings, flat: bool
     target = settings.get("out") if settings else None
     if target is None:
         return restore(out, kind)
-    adopt("out", target, writable=True).copy_(out.detach())
+    place = adopt("out", target, writable=True)
+    if place.shape != out.shape or place.dtype != out.dtype:
+        raise ShapeError(
+            f"out has shape {tuple(place.shape)} and dtype {place.dtype}; the result has shape "
+            f"{tuple(out.shape)} and dtype {out.dtype}: make it like that."
+        )
+    place.copy_(out.detach())
     return target
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +31,7 @@ from .layout import LINE, Layout, Walk, group_rows, layout
 
 Tensor = torch.Tensor
 name = "cpu"
+LOG = logging.getLogger("kerngp")
 
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
@@ -121,8 +124,10 @@ def binary(plan: Plan) -> Binary:
     from ..render.tile import render
     from . import jit
 
+    start = time.perf_counter()
     target = jit.host_target()
     library = jit.load(jit.compile_ir(render(plan, target.triple), target))
+    LOG.info("cpu kernel ready after %.2f s: %s", time.perf_counter() - start, plan)
     return Binary(plan, library.function("pack", 3), library.function("tile", 6))
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
+import logging
 import math
 import struct
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,6 +40,7 @@ from .halves import halved, joined, side, without_pairs
 
 Tensor = torch.Tensor
 name = "cuda"
+LOG = logging.getLogger("kerngp")
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
@@ -249,7 +252,9 @@ def kernels(plan: Plan, device: Device) -> Kernels:
     """Render, compile (or find in the cache) and load a plan."""
     from ..render.cuda_tile import render
 
+    start = time.perf_counter()
     image = device.compile(render(plan))
+    LOG.info("cuda kernel ready after %.2f s: %s", time.perf_counter() - start, plan)
     with _LOCK, _active(device.ordinal):
         module = _immortal(driver().module_from_buffer(image))
         names = ("pack", "tile", "merge", *(("split",) if plan.schedule.tensor else ()))
