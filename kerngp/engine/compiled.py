@@ -34,13 +34,9 @@ def traced(
     Raises
     ------
     BackendUnavailable
-        Forward mode or a transform of `torch.func` inside the compiled function.
+        Forward mode or a transform of `torch.func` inside the compiled function. torch wraps it.
     """
-    if _transforming():
-        raise BackendUnavailable(
-            "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
-            "leave the transform out of torch.compile, or compile without fullgraph=True."
-        )
+    _refuse_transforms()
     # the compiler hands over formulas and constants, but no record that is made while it looks on
     parts = [part for o in outputs for part in (known(o.expr), o.reduction.name, o.reduction.k, o.axis)]
     return _called(_call(options, *parts), _counts(*parts), args, sizes)
@@ -66,8 +62,13 @@ def _called(
 
 
 @torch.compiler.assume_constant_result
-def _transforming() -> bool:
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+def _refuse_transforms() -> None:
+    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+        raise BackendUnavailable(
+            "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
+            "leave the transform out of torch.compile, or mark the function that has it with "
+            "torch.compiler.disable."
+        )
 
 
 @torch.compiler.assume_constant_result

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, to_string, variables
@@ -29,6 +30,10 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
+        if not isinstance(self.expr, Expr) and not is_compiling():
+            from .sketch import formula
+
+            object.__setattr__(self, "expr", formula(self.expr))
 
 
 @dataclass(frozen=True)
