@@ -75,14 +75,14 @@ def cotangents(
     options: Options,
 ) -> list[Tensor | None]:
     """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass."""
-    from .mapreduce import map_reduce_many
+    from .transforms import derivatives
 
     active = tuple(k for k, h in enumerate(grads) if h is not None)
     targets, gradient = gradient_outputs(outputs, len(args), wanted, active)
     result: list[Tensor | None] = [None] * len(args)
     if gradient:
         extra = [h.contiguous() for h in grads if h is not None]
-        found = map_reduce_many(gradient, (*args, *extra, *values), sizes=sizes, options=options)
+        found = derivatives(gradient, (*args, *extra, *values), sizes, options)
         for k, (value,) in zip(targets, found, strict=True):
             result[k] = value.sum_to_size(args[k].shape)
     return result
@@ -97,12 +97,12 @@ def tangents(
     options: Options,
 ) -> tuple[Tensor | None, ...]:
     """Tangents of the outputs (None for selections), given those of the arguments: one pass."""
-    from .mapreduce import map_reduce_many
+    from .transforms import derivatives
 
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
-    found = map_reduce_many(forms, (*args, *extra, *values), sizes=sizes, options=options) if forms else []
+    found = derivatives(forms, (*args, *extra, *values), sizes, options) if forms else []
     smooth = [not o.reduction.selects for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):

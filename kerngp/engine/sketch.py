@@ -57,7 +57,8 @@ def known(f: Any) -> Any:
 
 def formula(given: str | Sketch | Expr) -> Expr:
     """The formula that a text or a sketch stands for."""
-    given = known(given)
+    if isinstance(given, Sketch):
+        return formula_of(given.text)
     return formula_of(given) if isinstance(given, str) else given
 
 

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import (
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from ..options import Options
 from .autograd import Sizes, cotangents, selected, tangents
 from .expr import variables
-from .mapreduce import launch
+from .mapreduce import launch, map_reduce_many
 from .plan import Output, measure, shapes_of
 
 Tensor = torch.Tensor
@@ -94,16 +98,52 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, call: _Call, *args: Tensor) -> tuple:  # type: ignore[override]
-        core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(*(o.expr for o in call.outputs))}
-        rank = max((args[k].dim() - (in_dims[1 + k] is not None) - n for k, n in core.items()), default=0)
-        moved = list(args)
-        for k, n in core.items():
-            if in_dims[1 + k] is not None:
-                a = args[k].movedim(in_dims[1 + k], 0)
-                moved[k] = a[(slice(None), *[None] * (rank - (a.dim() - 1 - n)))]
-        batched = any(in_dims[1 + k] is not None for k in core)
+        moved, batched = _with_leading_axis(call.outputs, args, in_dims[1:])
         flat = _Pass.apply(call, *moved)
         return flat, tuple(0 if batched else None for _ in flat)
+
+
+def _with_leading_axis(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], dims: tuple[int | None, ...]
+) -> tuple[tuple[Tensor, ...], bool]:
+    """The arguments with one more batch axis, ``dims``, before all others; and whether results have it."""
+    core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(*(o.expr for o in outputs))}
+    rank = max((args[k].dim() - (dims[k] is not None) - n for k, n in core.items()), default=0)
+    moved = list(args)
+    for k, n in core.items():
+        d = dims[k]
+        if d is not None:
+            a = args[k].movedim(d, 0)
+            moved[k] = a[(slice(None), *[None] * (rank - (a.dim() - 1 - n)))]
+    return tuple(moved), any(dims[k] is not None for k in core)
+
+
+def derivatives(
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    level: int | None = None,
+) -> list[tuple[Tensor, ...]]:
+    """`map_reduce_many` of what autograd hands to a backward or a jvp.
+
+    With ``is_grads_batched`` and ``vectorize=True`` these may be tensors of torch's older vmap, which has
+    no interpreter that would ask `_Pass`: their axes are taken off here, level by level.
+    """
+    legacy = [is_legacy_batchedtensor(a) for a in args]
+    if not any(legacy):
+        return map_reduce_many(outputs, args, sizes=sizes, options=options)
+    if level is None:
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+    plain = tuple(
+        torch._remove_batch_dim(a, level, 1, 0) if b else a for a, b in zip(args, legacy, strict=True)
+    )
+    moved, batched = _with_leading_axis(outputs, plain, tuple(0 if b else None for b in legacy))
+    found = derivatives(outputs, moved, sizes, options, level - 1)
+    if not batched:
+        return found
+    return [tuple(torch._add_batch_dim(t, 0, level) for t in out) for out in found]
 
 
 def _saved(ctx: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
