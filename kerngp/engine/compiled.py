@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 
 from .. import options as _options
 from ..errors import BackendUnavailable
 from ..options import Options
 from .autograd import Sizes, cotangents, selected_cotangents
+from .mapreduce import launch, transforming
 from .plan import Geometry, Output, measure, shapes_of
 from .reductions import named
 from .sketch import formula, known
@@ -63,7 +62,7 @@ def _called(
 
 @torch.compiler.assume_constant_result
 def _refuse_transforms() -> None:
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+    if transforming():
         raise BackendUnavailable(
             "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
             "leave the transform out of torch.compile, or mark the function that has it with "
@@ -84,8 +83,6 @@ def _counts(*parts: Any) -> tuple[int, ...]:
 
 @torch.library.custom_op("kerngp::map_reduce", mutates_args=())
 def _map_reduce(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> list[Tensor]:
-    from .mapreduce import launch
-
     outputs, options = from_text(call)
     return [t for out in launch(outputs, tuple(args), (M, N), options) for t in out]
 

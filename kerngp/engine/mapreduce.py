@@ -85,7 +85,7 @@ def map_reduce_many(
 
         return traced(outputs, args, sizes, options)
     options = options or _options.current()
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+    if transforming():
         from .transforms import needed, transformable
 
         if needed(args):
@@ -95,6 +95,11 @@ def map_reduce_many(
 
         return differentiable(outputs, args, sizes, options)
     return launch(outputs, args, sizes, options)
+
+
+def transforming() -> bool:
+    """Whether a dual level of forward mode or a transform of `torch.func` is active."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def launch(

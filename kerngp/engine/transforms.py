@@ -7,6 +7,7 @@ autograd does without this: recording a call here costs several times as much.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,11 @@ from torch._C._functorch import (
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from ..errors import BackendUnavailable
 from ..options import Options
 from .autograd import Sizes, cotangents, selected, tangents
 from .expr import variables
-from .mapreduce import launch, map_reduce_many
+from .mapreduce import launch, map_reduce_many, transforming
 from .plan import Output, measure, shapes_of
 
 Tensor = torch.Tensor
@@ -38,6 +40,20 @@ def needed(args: tuple[Tensor, ...]) -> bool:
         for a in args
         if isinstance(a, Tensor)
     )
+
+
+def refuse(what: str, args: Sequence[Tensor]) -> None:
+    """Refuse what has no rule for transforms: its derivative would be wrong or lost.
+
+    Raises
+    ------
+    BackendUnavailable
+    """
+    if transforming() and needed(tuple(args)):
+        raise BackendUnavailable(
+            f"forward mode and the transforms of torch.func are not defined for {what} in this version; "
+            "use torch.autograd.grad or backward, which work to any order."
+        )
 
 
 def transformable(
@@ -137,13 +153,15 @@ def derivatives(
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
     plain = tuple(
-        torch._remove_batch_dim(a, level, 1, 0) if b else a for a, b in zip(args, legacy, strict=True)
+        torch._remove_batch_dim(a, level, 1, 0) if b else a  # type: ignore[attr-defined]
+        for a, b in zip(args, legacy, strict=True)
     )
     moved, batched = _with_leading_axis(outputs, plain, tuple(0 if b else None for b in legacy))
     found = derivatives(outputs, moved, sizes, options, level - 1)
     if not batched:
         return found
-    return [tuple(torch._add_batch_dim(t, 0, level) for t in out) for out in found]
+    add = torch._add_batch_dim  # type: ignore[attr-defined]
+    return [tuple(add(t, 0, level) for t in out) for out in found]
 
 
 def _saved(ctx: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
