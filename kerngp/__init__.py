@@ -16,12 +16,14 @@ _NAMES = {
     "Pm": "lazytensor",
     "Vi": "lazytensor",
     "Vj": "lazytensor",
+    "define_reduction": "engine.define",
 }
 _MODULES = ("engine", "errors", "models", "numpy", "options", "solvers", "torch")
 
 __all__ = ["__version__", *_NAMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from .engine.define import define_reduction as define_reduction
     from .lazytensor import LazyTensor as LazyTensor
     from .lazytensor import Pm as Pm
     from .lazytensor import Vi as Vi

@@ -21,6 +21,7 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.reduction import Reduction
 
 __all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
 

@@ -1,27 +1,35 @@
-"""The one differentiation rule: gradients of reductions are reductions of other formulas.
+"""The one differentiation rule: derivatives of reductions are reductions of other formulas.
 
-Sums: each argument's cotangent is the sum, over the other axis, of the vjp of the formula; all of
-them leave one pass. logsumexp: the same sum, weighted with exp(f - lse). Selections: the envelope
-theorem, by evaluating the formula at the selected pairs, which torch differentiates itself.
+Each argument's cotangent is the sum, over the other axis, of the vjp of the formula; all of them leave one
+pass. What that vjp starts from is the reduction's own `seed`: the cotangent of an entry, given the results.
+The tangent of a result is the sum of the seed's transpose, applied to the tangent of the entry.
+Selections: the envelope theorem, by evaluating the formula at the selected pairs, which torch
+differentiates itself.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ..errors import FormulaError
 from ..options import Options
 from .autodiff import jvp, transpose, vjp
+from .evaluate import evaluate
 from .expr import Expr, var, variables
-from .ops import exp
+from .ops import widen, zero
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import SUM, named
+from .reduction import Reduction, with_k
+from .reductions import REDUCTIONS, SUM
+from .rewrite import simplify
 
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
+Pass = Callable[[tuple[Output, ...], tuple[Tensor, ...], Sizes, Options], list[tuple[Tensor, ...]]]
 KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
@@ -32,35 +40,71 @@ def differentiable(
     """`launch`, recorded by torch autograd."""
     from .mapreduce import launch
 
+    return by_kind(outputs, args, sizes, options, _record, launch)
+
+
+def by_kind(
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    record: Pass,
+    find: Pass,
+) -> list[tuple[Tensor, ...]]:
+    """Smooth reductions by ``record``, a pass that is differentiable; the others as ``find`` finds them."""
     g = measure(outputs, shapes_of(args), sizes)
-    sums = tuple(o for o in outputs if not o.reduction.selects)
-    smooth: dict[Output, tuple[Tensor, ...]] = {}
-    if sums:
-        values = _Smooth.apply(sums, g, options, *args)
-        smooth = {o: (v,) for o, v in zip(sums, values, strict=True)}
-    return [smooth[o] if o in smooth else selected(o, args, g, options, launch) for o in outputs]
+    sizes = (g.M, g.N)
+    kinds = {o: kind_of(o.reduction) for o in outputs}
+    found: dict[Output, tuple[Tensor, ...]] = {}
+    smooth = tuple(o for o in kinds if kinds[o] == "smooth")
+    if smooth:
+        values = record(tuple(map(with_residuals, smooth)), args, sizes, options)
+        for o, v in zip(smooth, values, strict=True):
+            found[o] = v[: len(o.reduction.outputs)]
+    plain = tuple(o for o in kinds if kinds[o] == "plain")
+    if plain:
+        found.update(zip(plain, find(plain, args, sizes, options), strict=True))
+    return [found[o] if o in found else selected(o, args, g, options, find) for o in outputs]
+
+
+def kind_of(r: Reduction) -> str:
+    """How a reduction is differentiated: "smooth" by its seed, "selected" at its entries, "plain": not."""
+    if "value" not in r.outputs:
+        return "plain"  # whole numbers and truths
+    return "selected" if r.selects else "smooth"
+
+
+def with_residuals(o: Output) -> Output:
+    """The output with all that its derivative needs among its results."""
+    return replace(o, reduction=o.reduction.recorded)
+
+
+def _record(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+) -> list[tuple[Tensor, ...]]:
+    values = iter(_Smooth.apply(outputs, sizes, options, *args))
+    return [tuple([next(values) for _ in o.reduction.outputs]) for o in outputs]
 
 
 class _Smooth(torch.autograd.Function):
-    """Sums and logsumexps over common pairs; forward and backward are one pass each."""
+    """Reductions over common pairs that have a seed; forward and backward are one pass each."""
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: tuple[Output, ...], g: Geometry, options: Options, *args: Tensor
+        ctx: Any, outputs: tuple[Output, ...], sizes: Sizes, options: Options, *args: Tensor
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        ctx.outputs, ctx.sizes, ctx.options = outputs, (g.M, g.N), options
-        values = tuple(v[0] for v in launch(outputs, args, ctx.sizes, options))
+        values = tuple(v for found in launch(outputs, args, sizes, options) for v in found)
+        ctx.outputs, ctx.sizes, ctx.options, ctx.count = outputs, sizes, options, len(args)
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
         return values
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        n = len(ctx.saved_tensors) - len(ctx.outputs)
-        args, values = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        wanted = tuple(k for k in range(n) if ctx.needs_input_grad[3 + k])
+        args, values = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[3 + k])
         found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options)
         return (None, None, None, *found)
 
@@ -96,14 +140,14 @@ def tangents(
     sizes: Sizes,
     options: Options,
 ) -> tuple[Tensor | None, ...]:
-    """Tangents of the outputs (None for selections), given those of the arguments: one pass."""
+    """Tangents of the outputs (None where there is none to have), given those of the arguments: one pass."""
     from .transforms import derivatives
 
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
     found = derivatives(forms, (*args, *extra, *values), sizes, options) if forms else []
-    smooth = [not o.reduction.selects for o in outputs for _ in o.reduction.outputs]
+    smooth = [kind_of(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):
         result[k] = value.expand_as(values[k])
@@ -116,16 +160,27 @@ def gradient_outputs(
 ) -> tuple[tuple[int, ...], tuple[Output, ...]]:
     """Formulas of the cotangents of arguments ``wanted``.
 
-    New arguments: the cotangents of the outputs ``active`` from position n on, then all outputs.
+    New arguments: the cotangents of the results ``active`` from position n on, then all results.
     Returns the arguments that have a gradient and the reduction that gives each.
+
+    Raises
+    ------
+    FormulaError
+        A reduction without a derivative.
     """
     leaves = {v.attr[0]: v for v in variables(*(o.expr for o in outputs))}
     nodes = tuple(leaves[w] for w in wanted if w in leaves)
     totals: dict[int, Expr] = {}
-    for position, k in enumerate(active):
-        o = outputs[k]
-        seed = var(n + position, o.expr.dim, KEPT[o.axis])
-        seed = _weighted(o, seed, n + len(active) + k)
+    for o, places in _results(outputs):
+        if not set(places) & set(active):
+            continue
+        dims = o.reduction.dims(o.expr.dim)
+        given = tuple(
+            var(n + active.index(place), dim, KEPT[o.axis]) if place in active else zero(dim)
+            for place, dim in zip(places, dims, strict=True)
+        )
+        # products with cotangents that are not there vanish
+        seed = simplify(_seed(o, n + len(active) + places.start, given))
         for v, h in zip(nodes, vjp(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
@@ -137,14 +192,19 @@ def gradient_outputs(
 def tangent_outputs(
     outputs: tuple[Output, ...], n: int, active: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[Output, ...]]:
-    """Formulas of the tangents of sums and logsumexps, for tangents of the arguments ``active``.
+    """Formulas of the tangents of smooth reductions, for tangents of the arguments ``active``.
 
-    New arguments: those tangents from position n on, then all outputs. Returns the outputs that
-    have a tangent and the reduction that gives each.
+    New arguments: those tangents from position n on, then all results. Returns the results that have
+    a tangent and the reduction that gives each.
+
+    Raises
+    ------
+    FormulaError
+        A reduction without a derivative.
     """
     found: dict[int, Output] = {}
-    for k, o in enumerate(outputs):
-        if o.reduction.selects:
+    for o, places in _results(outputs):
+        if kind_of(o.reduction) != "smooth":
             continue
         leaves = {v.attr[0]: v for v in variables(o.expr)}
         directions = {
@@ -153,20 +213,39 @@ def tangent_outputs(
             if w in leaves
         }
         df = jvp(o.expr, directions)
-        if df is not None:
-            found[k] = Output(_weighted(o, df, n + len(active) + k), SUM, o.axis)
+        if df is None:
+            continue
+        first = n + len(active) + places.start
+        free = n + len(active) + sum(len(p.reduction.outputs) for p in outputs)
+        given = tuple(var(free + k, dim, KEPT[o.axis]) for k, dim in enumerate(o.reduction.dims(o.expr.dim)))
+        for place, h in zip(places, vjp(_seed(o, first, given), df, given), strict=True):
+            if h is not None:
+                found[place] = Output(h, SUM, o.axis)
     return tuple(found), tuple(found.values())
 
 
-def _weighted(o: Output, df: Expr, position: int) -> Expr:
-    """The summand of a smooth reduction's differential; its value is the argument at ``position``."""
-    if o.reduction.code == "logsumexp":
-        return df * exp(o.expr - var(position, o.expr.dim, KEPT[o.axis]))
-    return df
+def _results(outputs: tuple[Output, ...]) -> list[tuple[Output, range]]:
+    """Each output with the numbers its results have among all results."""
+    found, first = [], 0
+    for o in outputs:
+        found.append((o, range(first, first + len(o.reduction.outputs))))
+        first += len(o.reduction.outputs)
+    return found
+
+
+def _seed(o: Output, first: int, given: tuple[Expr, ...]) -> Expr:
+    """The cotangent of an entry for the cotangents ``given``; results are the arguments from ``first`` on."""
+    r = o.reduction
+    if r.seed is None:
+        raise FormulaError(
+            f"the reduction {r.name} has no derivative; detach its arguments, or define it with gradient=."
+        )
+    results = tuple(var(first + k, dim, KEPT[o.axis]) for k, dim in enumerate(r.dims(o.expr.dim)))
+    return widen(r.seed(r, o.expr, results, given), o.expr.dim)
 
 
 def selected(
-    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, find: Callable[..., list]
+    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, find: Pass
 ) -> tuple[Tensor, ...]:
     """A selecting reduction: ``find`` the pairs without gradient, then evaluate the formula there."""
     if o.axis == "i":
@@ -178,9 +257,7 @@ def selected(
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        (index,) = find(
-            (Output(o.expr, named("arg" + o.reduction.name, o.reduction.k)),), args, (g.M, g.N), options
-        )[0]
+        ((index,),) = find((Output(o.expr, _index_of(o.reduction)),), args, (g.M, g.N), options)
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)
@@ -189,6 +266,11 @@ def selected(
     worst = -torch.inf if o.reduction.negated else torch.inf
     value = torch.where(index < 0, torch.full_like(value, worst), value)
     return tuple(value if kind == "value" else index for kind in o.reduction.outputs)
+
+
+def _index_of(r: Reduction) -> Reduction:
+    index = REDUCTIONS["arg" + r.name]
+    return with_k(index, r.k) if r.code == "kmin" else index
 
 
 def selected_cotangents(
@@ -219,8 +301,6 @@ def _component(f: Expr, d: int) -> Expr:
 
 def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> Tensor:
     """f at the pairs (i, index[..., i, k]), shape (*batch, M, k)."""
-    from .backends import reference
-
     k = index.shape[-1]
     values: dict[int, Tensor] = {}
     for v in variables(f):
@@ -236,4 +316,4 @@ def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> 
                 *g.batch, g.M, k, dim
             )
     like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return reference.evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)
+    return evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)

@@ -15,12 +15,12 @@ import torch
 from .. import options as _options
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, cotangents, selected_cotangents
+from .autograd import Sizes, cotangents, kind_of, selected_cotangents, with_residuals
 from .mapreduce import launch, transforming
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import named
+from .reduction import KINDS
 from .sketch import formula, known
-from .text import from_text, to_text
+from .text import from_text, reduction, to_text
 
 Tensor = torch.Tensor
 
@@ -37,8 +37,11 @@ def traced(
     """
     _refuse_transforms()
     # the compiler hands over formulas and constants, but no record that is made while it looks on
-    parts = [part for o in outputs for part in (known(o.expr), o.reduction.name, o.reduction.k, o.axis)]
-    return _called(_call(options, *parts), _counts(*parts), args, sizes)
+    parts = []
+    for o in outputs:
+        parts += [known(o.expr), o.reduction.name, o.reduction.k, o.reduction.scores, o.axis]
+    found = _called(_call(options, *parts), _counts(*parts), args, sizes)
+    return [values[:n] for values, n in zip(found, _asked(*parts), strict=True)]
 
 
 def recorded(
@@ -72,13 +75,27 @@ def _refuse_transforms() -> None:
 
 @torch.compiler.assume_constant_result
 def _call(options: Options | None, *parts: Any) -> str:
-    outputs = tuple(map(Output, map(formula, parts[::4]), map(named, parts[1::4], parts[2::4]), parts[3::4]))
-    return to_text(outputs, options or _options.current())
+    return to_text(_recorded(parts), options or _options.current())
 
 
 @torch.compiler.assume_constant_result
 def _counts(*parts: Any) -> tuple[int, ...]:
-    return tuple(len(named(name).outputs) for name in parts[1::4])
+    return tuple(len(o.reduction.outputs) for o in _recorded(parts))
+
+
+@torch.compiler.assume_constant_result
+def _asked(*parts: Any) -> tuple[int, ...]:
+    return tuple(len(o.reduction.outputs) for o in _outputs(parts))
+
+
+def _recorded(parts: tuple) -> tuple[Output, ...]:
+    """With all that a derivative needs: whether one will be asked for is not known yet."""
+    return tuple(map(with_residuals, _outputs(parts)))
+
+
+def _outputs(parts: tuple) -> tuple[Output, ...]:
+    formulas, records = map(formula, parts[::5]), map(reduction, parts[1::5], parts[2::5], parts[3::5])
+    return tuple(map(Output, formulas, records, parts[4::5]))
 
 
 @torch.library.custom_op("kerngp::map_reduce", mutates_args=())
@@ -93,12 +110,12 @@ def _shapes(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> 
     g = _geometry(outputs, tuple(args), (M, N))
     results = []
     for o in outputs:
+        r = o.reduction
         rows = {"j": (g.M,), "i": (g.N,), "ij": ()}[o.axis]
-        kept = (o.reduction.k,) if o.reduction.code == "kmin" else ()
-        for kind in o.reduction.outputs:
-            dtype = torch.int64 if kind == "index" else g.dtype
-            shape = (*g.batch, *rows, *kept, o.expr.dim)
-            results.append(torch.empty(shape, dtype=dtype, device=g.device))
+        kept = (r.k,) if r.code == "kmin" else ()
+        for kind, dim in zip(r.outputs, r.dims(o.expr.dim), strict=True):
+            shape = (*g.batch, *rows, *kept, dim)
+            results.append(torch.empty(shape, dtype=KINDS.get(kind, g.dtype), device=g.device))
     return results
 
 
@@ -119,9 +136,9 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
     args, results = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
     wanted = tuple(k for k, needs in enumerate(ctx.needs_input_grad[1]) if needs)
     owners = [o for o in outputs for _ in o.reduction.outputs]
-    smooth = [k for k, o in enumerate(owners) if not o.reduction.selects]
+    smooth = [k for k, o in enumerate(owners) if kind_of(o.reduction) == "smooth"]
     total = cotangents(
-        tuple(owners[k] for k in smooth),
+        tuple(o for o in outputs if kind_of(o.reduction) == "smooth"),
         args,
         tuple(results[k] for k in smooth),
         tuple(grads[k] for k in smooth),
@@ -130,7 +147,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
         options,
     )
     for o, h in zip(owners, grads, strict=True):
-        if o.reduction.selects and h is not None:
+        if kind_of(o.reduction) == "selected" and h is not None:
             g = _geometry((o,), args, ctx.sizes)
             more = selected_cotangents(o, args, h, wanted, g, options)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True)]

@@ -111,10 +111,15 @@ def choose_cuda(
     return Choice("mma", fast, why, aside=ready)
 
 
+def _axes(code: str) -> tuple[str, ...]:
+    """The axes a kernel may reduce."""
+    return {"sum": ("j", "i", "ij"), "fold": ("j", "ij")}.get(code, ("j",))
+
+
 @functools.lru_cache(maxsize=4096)
 def planned(outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool) -> Prepared | None:
     """The plan of a launch, or None if there is no generated code for it."""
-    if any(o.axis != "j" and o.reduction.code != "sum" for o in outputs):
+    if any(o.axis not in _axes(o.reduction.code) for o in outputs):
         return None
     ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric)
     if ready is None:

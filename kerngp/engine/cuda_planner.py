@@ -115,13 +115,16 @@ def _narrow(
     codes = {t.code for t in tasks}
     width_i = sum(f.dim for f in _used(tasks, fields, "i"))
     results = 16 if slab else max(1, sum(t.core.dim for t in tasks if t.by_row))
-    words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4}
-    each = (width_i + results * max(words[c] for c in codes)) * size // 4
+    words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4, "fold": 0}
+    states = 3 * sum(t.dim for t in tasks if t.code == "fold")  # one word, and two of double precision
+    each = (width_i + results * max(words[c] for c in codes) + states) * size // 4
     rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
     if slab and dtype == "float32" and not few:
         rows = 2  # more registers than elsewhere, but half the reads of shared memory
     group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
-    if "logsumexp" in codes or "kmin" in codes:
+    if codes == {"fold"} and states <= 12:
+        group = 4
+    if codes & {"logsumexp", "kmin", "fold"}:
         rows = min(rows, 4 if "kmin" not in codes else 2)
     summed = sum(t.core.dim for t in tasks if not t.by_row)  # components of sums over i
     gather = 1 if not summed else 8 if summed <= 3 else 4 if summed <= 8 else 2

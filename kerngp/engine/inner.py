@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .expr import Expr
+from .expr import Expr, const, node
 from .ops import clamp, exp, ifelse, log, maximum, minimum, total
 
 # log-sum-exp shifts by the largest component, kept finite in every float dtype the engine computes in
@@ -41,6 +41,31 @@ def vector_logsumexp(f: Expr) -> Expr:
     return shift + log(total(exp(f - shift)))
 
 
+def vector_prod(f: Expr) -> Expr:
+    """The product of the components."""
+    return _fold(f, lambda a, b: a * b)
+
+
+def vector_mean(f: Expr) -> Expr:
+    """The mean of the components."""
+    return total(f) / float(f.dim)
+
+
+def vector_count(f: Expr) -> Expr:
+    """How many components are nonzero."""
+    return total(node("ne", f, const(0.0)))
+
+
+def vector_any(f: Expr) -> Expr:
+    """1 if a component is nonzero, else 0."""
+    return vector_max(node("ne", f, const(0.0)))
+
+
+def vector_all(f: Expr) -> Expr:
+    """1 if all components are nonzero, else 0."""
+    return vector_min(node("ne", f, const(0.0)))
+
+
 def _fold(f: Expr, step: Callable[[Expr, Expr], Expr]) -> Expr:
     out = f[0]
     for k in range(1, f.dim):
@@ -55,4 +80,9 @@ INNER: dict[str, Callable[[Expr], Expr]] = {
     "argmin": vector_argmin,
     "argmax": vector_argmax,
     "logsumexp": vector_logsumexp,
+    "prod": vector_prod,
+    "mean": vector_mean,
+    "count": vector_count,
+    "any": vector_any,
+    "all": vector_all,
 }

@@ -15,9 +15,12 @@ from torch.compiler import is_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
+from .evaluate import evaluate
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import SUM, Reduction
+from .reduction import Reduction
+from .reductions import SUM
+from .stages import run_in_stages, staged
 
 Tensor = torch.Tensor
 
@@ -38,7 +41,8 @@ def map_reduce(
     expr : Expr
         The formula; its variables name positions in ``args``.
     reduction : Reduction
-        `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`.
+        Of `engine.reductions`: `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`; of `engine.folds`:
+        `PROD`, `MEAN`, `COUNT`, ...; or one made by `kerngp.define_reduction`.
     args : sequence of torch.Tensor
         Shapes (..., M, dim) for i-variables, (..., N, dim) for j-variables, (..., dim) for
         parameters; leading batch axes broadcast. One floating dtype, one device.
@@ -53,7 +57,8 @@ def map_reduce(
     -------
     Tensor or tuple of Tensor
         (..., M, dim) for axis "j"; (..., N, dim) for "i"; (..., dim) for "ij". Indices are int64.
-        k-min reductions have shape (..., M, k, dim). Reductions of several outputs return a tuple.
+        k-min reductions have shape (..., M, k, dim). Counts are int64, answers of any and all bool.
+        Reductions of several outputs return a tuple.
 
     Raises
     ------
@@ -113,6 +118,17 @@ def launch(
         from .compiled import recorded
 
         return recorded(outputs, args, sizes, options)
+    late = [k for k, o in enumerate(outputs) if o.reduction.scores and staged(o)]
+    if late:
+        rest = [k for k in range(len(outputs)) if k not in late]
+        found = launch(tuple(outputs[k] for k in rest), args, sizes, options) if rest else []
+        results = dict(zip(rest, found, strict=True))
+        g = measure(outputs, shapes_of(args), sizes)
+        for k in late:
+            results[k] = run_in_stages(
+                outputs[k], args, lambda o, a: launch((o,), a, (g.M, g.N), options)[0][0]
+            )
+        return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
@@ -157,8 +173,6 @@ def paired(
     expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
 ) -> Tensor:
     """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
-    from .backends import reference
-
     g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
@@ -167,4 +181,4 @@ def paired(
         for v in variables(expr)
     }
     like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return reference.evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)
+    return evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)

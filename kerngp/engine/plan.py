@@ -10,15 +10,16 @@ import torch
 from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .expr import Expr, to_string, variables
-from .reductions import Reduction
+from .expr import Expr, node, to_string, variables
+from .law import Law
+from .reduction import Reduction, with_scores
 
 REDUCED = ("j", "i", "ij")
 
 
 @dataclass(frozen=True)
 class Output:
-    """One result of a pass: ``reduction`` of ``expr`` over ``axis``.
+    """One result of a pass: ``reduction`` of ``expr`` over ``axis``, bound to the formula's dim.
 
     axis "j" leaves one result for each i, "i" one for each j, "ij" a single one.
     """
@@ -30,10 +31,13 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
-        if not isinstance(self.expr, Expr) and not is_compiling():
+        if is_compiling():  # what is made then is only read by `compiled.traced`
+            return
+        if not isinstance(self.expr, Expr):
             from .sketch import formula
 
             object.__setattr__(self, "expr", formula(self.expr))
+        object.__setattr__(self, "reduction", self.reduction.bind(self.expr.dim))
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,23 @@ def measure(
     return Geometry(tuple(batch), M, N, dtype or torch.float32, device or torch.device("cpu"))
 
 
+def slices(o: Output, count: int) -> tuple[Output, ...] | None:
+    """The output, ``count`` components at a time: results to be put side by side. None if it has no more."""
+    r, f = o.reduction, o.expr
+    dim = f.dim - r.scores
+    if dim <= count or not r.separable:
+        return None
+    cuts = [(d, min(d + count, dim)) for d in range(0, dim, count)]
+    if not r.scores:
+        return tuple([Output(f[lo:hi], r, o.axis) for lo, hi in cuts])
+    out = []
+    for lo, hi in cuts:
+        exponents = f[:1] if r.scores == 1 else f[lo:hi]
+        entry = node("concat", exponents, f[r.scores + lo : r.scores + hi])
+        out.append(Output(entry, with_scores(r, exponents.dim), o.axis))
+    return tuple(out)
+
+
 # ---------------------------------------------------------------- what one generated kernel computes
 
 
@@ -179,9 +200,10 @@ class Schedule:
 class Task:
     """One output of a kernel, over fields (see `rewrite.hoist`).
 
-    code is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
+    ``code`` is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
     ``post`` factor, applied once per row. ``by_row`` tells results for i from results for j.
-    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only.
+    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only. A task with a
+    ``law`` keeps a state of ``dim`` components.
     """
 
     code: str
@@ -190,6 +212,7 @@ class Task:
     by_row: bool = True
     signal: bool = False
     dim: int = 1
+    law: Law | None = None
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
 from .expr import Expr, const, postorder, variables
+from .law import Law
 from .ops import widen
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
@@ -28,6 +29,7 @@ EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
 WIDE = 16  # components of an output from which it has a pass of its own
+STATE = 80  # components of a state given by formulas, of which all are registers
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def prepare(
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
-    if any(too_large(f) for f in exprs):
+    if any(too_large(f) for f in exprs) or any(
+        o.reduction.law and too_long(o.reduction.law) for o in outputs
+    ):
         return None
     count = args
     tensor = isinstance(machine, Gpu) and machine.tensor
@@ -106,7 +110,7 @@ def prepare(
     fields = hoist((*cores, *(t.post for t in tasks)))
     n = len(tasks)
     done = tuple(
-        Task(t.code, core, post, t.by_row, t.signal, t.dim)
+        replace(t, core=core, post=post)
         for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
         if core is not None
     )
@@ -120,9 +124,12 @@ def prepare(
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance; selections only where expanding is usual anyway."""
+    """One smooth function of one distance; selections only where expanding is usual anyway.
+
+    Not for states given by formulas: they may ask whether a value is exactly zero.
+    """
     form = tensor_form([t.core for t in tasks])
-    if form is None or not all(t.by_row for t in tasks):
+    if form is None or not all(t.by_row and t.law is None for t in tasks):
         return False
     short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
@@ -130,6 +137,9 @@ def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
 
 def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:
     """One output as a task, the factor left to the launch, and the signal if it has one."""
+    law = o.reduction.law
+    if law is not None:
+        return Task("fold", f, dim=law.size, law=law), None, None
     if o.reduction.code != "sum":
         return Task(o.reduction.code, f, dim=f.dim), None, None
     if o.axis == "i":
@@ -184,6 +194,12 @@ def too_large(f: Expr) -> bool:
     return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
 
 
+def too_long(law: Law) -> bool:
+    """Whether a state does not fit into registers, or sums over many of its components at once."""
+    formulas = (*law.stepped(1), *law.merged)
+    return law.size > STATE or any(e.op == "sum" and e.args[0].dim > UNROLL for e in postorder(*formulas))
+
+
 def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) -> Schedule:
     """Tile sizes, from the kind of work; measured on AVX2, scaled by the number of registers."""
     width = machine.width(dtype)
@@ -206,6 +222,9 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
         components = sum(t.core.dim for t in tasks)
         rows, columns, block_signal = 2, max(2, 16 // components), 4  # long code compiles slowly
         breadth = 2
+    elif codes == {"fold"}:
+        states = sum(t.dim for t in tasks)
+        rows, columns, block_signal = (2 if states <= 8 else 1), (4 if states <= 32 else 2), 4
     else:
         rows, columns, block_signal = 4, 1, 4
         if codes == {"min"}:
@@ -215,11 +234,11 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
             rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
-        rows = 2
+        rows = min(rows, 2)
     if "kmin" in codes:
         rows = min(rows, 64 // width)  # the rows that passed are bits of one integer
     block = min(block, 128) if signal else block
     return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma, machine.scaling)
 
 
-__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]
+__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "too_long", "variables"]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import FormulaError
 from ..options import Options
 from .expr import Expr, postorder, revive
 from .plan import Output
-from .reductions import Reduction, named
+from .reduction import Reduction, with_k, with_scores
+from .reductions import REDUCTIONS
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,7 +36,7 @@ def to_text(outputs: tuple[Output, ...], options: Options) -> str:
     True
     """
     program, position = _program(*(o.expr for o in outputs))
-    results = [(position[o.expr], *_name(o.reduction), o.axis) for o in outputs]
+    results = [(position[o.expr], *_record(o.reduction), o.axis) for o in outputs]
     return _dumps([program, results, asdict(options)])
 
 
@@ -44,7 +45,7 @@ def from_text(text: str) -> tuple[tuple[Output, ...], Options]:
     """The outputs and options that `to_text` wrote."""
     program, results, options = json.loads(text)
     nodes = _nodes(program)
-    outputs = tuple(Output(nodes[at], named(name, k), axis) for at, name, k, axis in results)
+    outputs = tuple(_output(nodes[at], *rest) for at, *rest in results)
     return outputs, Options(**options)
 
 
@@ -76,10 +77,34 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _name(r: Reduction) -> tuple[str, int]:
-    if named(r.name, r.k) is not r:
-        raise FormulaError(f"{r} is not the reduction of that name, so a compiled graph could not find it.")
-    return r.name, r.k
+def reduction(name: str, k: int, scores: int) -> Reduction:
+    """The reduction of this name in the table, with its k and its scores if it has them.
+
+    Raises
+    ------
+    FormulaError
+        There is none.
+    """
+    r = REDUCTIONS.get(name)
+    if r is None:
+        raise FormulaError(
+            f"{name} is not in the table of reductions, so a compiled graph could not find it."
+        )
+    if r.code == "kmin":
+        return with_k(r, k)
+    return with_scores(r, scores) if r.scores else r
+
+
+def _record(r: Reduction) -> tuple[str, int, int, bool]:
+    known = reduction(r.name, r.k, r.scores)
+    if (known.code, known.build) != (r.code, r.build):
+        raise FormulaError(f"{r} is not the {r.name} of the table, so a compiled graph could not find it.")
+    return r.name, r.k, r.scores, r.residuals < known.residuals
+
+
+def _output(f: Expr, name: str, k: int, scores: int, residuals: bool, axis: str) -> Output:
+    o = Output(f, reduction(name, k, scores), axis)
+    return replace(o, reduction=o.reduction.recorded) if residuals else o
 
 
 def _tuples(value: Any) -> Any:

@@ -22,10 +22,10 @@ from torch.autograd import forward_ad
 
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, cotangents, selected, tangents
+from .autograd import Sizes, by_kind, cotangents, kind_of, tangents
 from .expr import variables
 from .mapreduce import launch, map_reduce_many, transforming
-from .plan import Output, measure, shapes_of
+from .plan import Output
 
 Tensor = torch.Tensor
 
@@ -60,10 +60,7 @@ def transformable(
     outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, as a function that every transform of torch knows."""
-    g = measure(outputs, shapes_of(args), sizes)
-    sums = tuple(o for o in outputs if not o.reduction.selects)
-    smooth = dict(zip(sums, _apply(sums, args, (g.M, g.N), options), strict=True)) if sums else {}
-    return [smooth[o] if o in smooth else selected(o, args, g, options, _apply) for o in outputs]
+    return by_kind(outputs, args, sizes, options, _apply, _apply)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def _apply(
 
 
 class _Pass(torch.autograd.Function):
-    """One pass. Sums and logsumexps are differentiable; selections find their entries and columns."""
+    """One pass. Smooth reductions are differentiable; selections find their entries and columns."""
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -93,8 +90,8 @@ class _Pass(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         call, *args = inputs
         ctx.call, ctx.count = call, len(args)
-        selects = [o.reduction.selects for o in call.outputs for _ in o.reduction.outputs]
-        ctx.mark_non_differentiable(*(t for t, s in zip(output, selects, strict=True) if s))
+        smooth = [kind_of(o.reduction) == "smooth" for o in call.outputs for _ in o.reduction.outputs]
+        ctx.mark_non_differentiable(*(t for t, s in zip(output, smooth, strict=True) if not s))
         ctx.save_for_backward(*args, *output)
         ctx.save_for_forward(*args, *output)
         ctx.set_materialize_grads(False)

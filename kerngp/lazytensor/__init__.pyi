@@ -7,28 +7,45 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.reduction import Reduction
 
 __all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
 
 class LazyTensor:
     expr: Expr
     operands: Operands
+    def Kmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries over i or j."""
+    def Kmax_argKmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries and their indices over i or j."""
+    def Kmax_argKmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries and their indices over i or j."""
+    def Kmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries over i or j."""
     def Kmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin over i or j."""
+        """The K smallest entries over i or j."""
     def Kmin_argKmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin_argkmin over i or j."""
+        """The K smallest entries and their indices over i or j."""
     def Kmin_argKmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin_argkmin over i or j."""
+        """The K smallest entries and their indices over i or j."""
     def Kmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin over i or j."""
+        """The K smallest entries over i or j."""
     @property
     def T(self) -> LazyTensor:
         """Exchange i and j."""
@@ -84,30 +101,50 @@ class LazyTensor:
         """Elementwise: |a|."""
     def add(self, other: Any) -> LazyTensor:
         """Elementwise: a + b."""
+    def all(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """Whether all entries are nonzero over i or j, or over the components of each vector."""
+    def all_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """Whether all entries are nonzero over i or j, or over the components of each vector."""
+    def any(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """Whether an entry is nonzero over i or j, or over the components of each vector."""
+    def any_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """Whether an entry is nonzero over i or j, or over the components of each vector."""
+    def argKmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The indices of the K largest entries over i or j."""
+    def argKmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The indices of the K largest entries over i or j."""
     def argKmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argkmin over i or j."""
+        """The indices of the K smallest entries over i or j."""
     def argKmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argkmin over i or j."""
+        """The indices of the K smallest entries over i or j."""
     def argmax(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmax over i or j, or over the components of each vector."""
+        """The index of the largest entry over i or j, or over the components of each vector."""
     def argmax_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmax over i or j, or over the components of each vector."""
+        """The index of the largest entry over i or j, or over the components of each vector."""
     def argmin(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmin over i or j, or over the components of each vector."""
+        """The index of the smallest entry over i or j, or over the components of each vector."""
     def argmin_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmin over i or j, or over the components of each vector."""
+        """The index of the smallest entry over i or j, or over the components of each vector."""
     def auto_factorize(self) -> LazyTensor:
         """self, see `factorize`."""
     @staticmethod
@@ -122,6 +159,12 @@ class LazyTensor:
         """The components of all parts, one after the other. Only the last axis can be joined."""
     def cos(self) -> LazyTensor:
         """Elementwise: cos(a)."""
+    def count(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The number of nonzero entries over i or j, or over the components of each vector."""
+    def count_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The number of nonzero entries over i or j, or over the components of each vector."""
     def dense(self) -> Any:
         """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
     @property
@@ -186,6 +229,14 @@ class LazyTensor:
         **settings: Any,
     ) -> Any:
         """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (dim 1 or D) for each pair."""
+    def logsumexpweight(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """log sum w exp(f) with weights w over i or j."""
+    def logsumexpweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """log sum w exp(f) with weights w over i or j."""
     def lt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a < b, else 0."""
     def matern32_profile(self) -> LazyTensor:
@@ -195,35 +246,57 @@ class LazyTensor:
     def matvec(self, v: Any) -> Any:
         """``K @ v``, the name scipy.sparse.linalg looks for."""
     def max(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """max over i or j, or over the components of each vector."""
+        """The largest entry over i or j, or over the components of each vector."""
     def max_argmax(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max_argmax over i or j."""
+        """The largest entry and its index over i or j."""
     def max_argmax_reduction(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max_argmax over i or j."""
+        """The largest entry and its index over i or j."""
     def max_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max over i or j, or over the components of each vector."""
+        """The largest entry over i or j, or over the components of each vector."""
+    def max_sumshiftexp(
+        self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of exp(f - m) over i or j."""
+    def max_sumshiftexp_reduction(
+        self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of exp(f - m) over i or j."""
+    def max_sumshiftexpweight(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of w exp(f - m) over i or j."""
+    def max_sumshiftexpweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of w exp(f - m) over i or j."""
     def maximum(self, other: Any) -> LazyTensor:
         """Elementwise: the larger of a and b."""
+    def mean(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The mean over i or j, or over the components of each vector."""
+    def mean_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The mean over i or j, or over the components of each vector."""
     def min(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """min over i or j, or over the components of each vector."""
+        """The smallest entry over i or j, or over the components of each vector."""
     def min_argmin(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min_argmin over i or j."""
+        """The smallest entry and its index over i or j."""
     def min_argmin_reduction(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min_argmin over i or j."""
+        """The smallest entry and its index over i or j."""
     def min_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min over i or j, or over the components of each vector."""
+        """The smallest entry over i or j, or over the components of each vector."""
     def minimum(self, other: Any) -> LazyTensor:
         """Elementwise: the smaller of a and b."""
     def mul(self, other: Any) -> LazyTensor:
@@ -250,9 +323,15 @@ class LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
+    def prod(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The product over i or j, or over the components of each vector."""
+    def prod_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The product over i or j, or over the components of each vector."""
     def reduction(
         self,
-        reduction_op: str,
+        reduction_op: str | Reduction,
         other: Any = None,
         opt_arg: int | None = None,
         axis: int | None = None,
@@ -274,6 +353,22 @@ class LazyTensor:
         """Elementwise: -1, 0 or 1."""
     def sin(self) -> LazyTensor:
         """Elementwise: sin(a)."""
+    def softmax(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(f) / sum exp(f), as `sumsoftmaxweight` over i or j."""
+    def softmax_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(f) / sum exp(f), as `sumsoftmaxweight` over i or j."""
+    def softmin(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(-f) / sum exp(-f): the mean of weights under the softmax of -f over i or j."""
+    def softmin_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(-f) / sum exp(-f): the mean of weights under the softmax of -f over i or j."""
     def solve(
         self,
         other: Any,
@@ -300,15 +395,19 @@ class LazyTensor:
     def sub(self, other: Any) -> LazyTensor:
         """Elementwise: a - b."""
     def sum(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """sum over i or j, or over the components of each vector."""
+        """The sum over i or j, or over the components of each vector."""
     def sum_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """sum over i or j, or over the components of each vector."""
+        """The sum over i or j, or over the components of each vector."""
     def sumsoftmaxweight(
-        self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
+        """sum w exp(f) / sum exp(f): the mean of weights under the softmax of f over i or j."""
+    def sumsoftmaxweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(f) / sum exp(f): the mean of weights under the softmax of f over i or j."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
     def trace_operator(self, var: Any) -> LazyTensor:

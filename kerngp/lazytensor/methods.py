@@ -6,7 +6,8 @@ from typing import Any
 
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
-from ..engine.reductions import REDUCTIONS, Reduction
+from ..engine.reduction import Reduction
+from ..engine.reductions import REDUCTIONS
 from .differential import DIFFERENTIAL
 from .linear import operator, solve
 from .tensor import LazyTensor, combine, sized
@@ -56,7 +57,7 @@ def _elementwise(op: Op) -> None:
 def _reducing(r: Reduction) -> None:
     default = -1 if r.name in INNER else None
     key = r.name  # torch.compile can follow a look-up, but not a record that a method keeps for itself
-    what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
+    what = f"{r.doc} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
 
     def method(
         self: LazyTensor,
@@ -77,8 +78,18 @@ def _reducing(r: Reduction) -> None:
     ) -> Any:
         return self._reduce(sized(REDUCTIONS[key], K), axis, dim, call, settings)
 
-    f = nearest if r.code == "kmin" else method
-    name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name
+    def weighted(
+        self: LazyTensor,
+        weight: Any,
+        axis: int | None = None,
+        dim: int | None = None,
+        call: bool = True,
+        **settings: Any,
+    ) -> Any:
+        return self._reduce_weighted(REDUCTIONS[key], weight, axis, dim, call, settings)
+
+    f = nearest if r.code == "kmin" else weighted if r.scores else method
+    name = r.name.replace("kmin", "Kmin").replace("kmax", "Kmax")
     f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", what
     if not hasattr(LazyTensor, name):
         setattr(LazyTensor, name, f)

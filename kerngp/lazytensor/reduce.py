@@ -10,7 +10,7 @@ from ..engine.arrays import adopt, restore
 from ..engine.expr import Expr
 from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
-from ..engine.reductions import Reduction
+from ..engine.reduction import Reduction
 from ..errors import FormulaError, OptionError, ShapeError
 
 Settings = dict[str, Any]

@@ -18,8 +18,9 @@ import torch
 
 from ...options import Options
 from ..expr import variables
-from ..plan import Geometry, Output, Plan, shapes_of
+from ..plan import Geometry, Output, Plan, shapes_of, slices
 from ..planner import Machine, Prepared, decisive, expandable, normal, passes, prepare
+from ..reduction import over_rows, typed
 from ..rewrite import Facts
 from ..threads import parallel
 from . import reference
@@ -31,6 +32,7 @@ name = "cpu"
 
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
+SLICE = 32  # components of a state given by formulas in one launch, where it has very many
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
 
@@ -47,15 +49,21 @@ def run(
     for group in passes(outputs):
         found = _plan_call(tuple([outputs[k] for k in group]), args, g, options)
         if found is None:  # not in one pass: each alone, and what has no generated code by the definition
-            found = [
-                (
-                    _plan_call((outputs[k],), args, g, options)
-                    or reference.run((outputs[k],), args, g, options.memory_limit)
-                )[0]
-                for k in group
-            ]
+            found = [_alone(outputs[k], args, g, options) for k in group]
         results.update(zip(group, found, strict=True))
     return [results[k] for k in range(len(outputs))]
+
+
+def _alone(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options) -> tuple[Tensor, ...]:
+    """One output: in generated code, in slices of its components if need be, else by the definition."""
+    found = _plan_call((o,), args, g, options)
+    if found is not None:
+        return found[0]
+    parts = slices(o, SLICE) if o.reduction.law is not None else None
+    if parts is None:
+        return reference.run((o,), args, g, options.memory_limit)[0]
+    results = [_alone(part, args, g, options) for part in parts]
+    return tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])
 
 
 def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) -> bool:
@@ -120,7 +128,7 @@ def binary(plan: Plan) -> Binary:
 
 @functools.lru_cache(maxsize=4096)
 def _has_form(outputs: tuple[Output, ...]) -> bool:
-    return all(o.axis == "j" or o.reduction.code == "sum" for o in outputs)
+    return all(o.axis != "i" or o.reduction.code == "sum" for o in outputs)
 
 
 def _plan_call(
@@ -273,9 +281,6 @@ def _row_result(o: Output, arrays: list[Tensor], g: Geometry, splits: int) -> tu
         state = tuple([a[0] for a in arrays])
         for part in range(1, splits):
             state = r.merge(r, state, tuple([a[part] for a in arrays]))
-    final = r.final(r, state)
     if o.axis == "ij":
-        final = tuple(x.sum(-2) for x in final)
-    return tuple(
-        [x.to(torch.int64 if kind == "index" else g.dtype) for x, kind in zip(final, r.outputs, strict=True)]
-    )
+        state = over_rows(r, state)
+    return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])

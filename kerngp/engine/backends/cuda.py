@@ -25,8 +25,9 @@ from ...options import Options
 from .. import cuda_choice
 from ..cache import cached_compile
 from ..expr import Expr, variables
-from ..plan import Geometry, Output, Plan, Shape, shapes_of
+from ..plan import Geometry, Output, Plan, Shape, shapes_of, slices
 from ..planner import Prepared, expandable, normal, passes
+from ..reduction import over_rows, typed
 from ..render.cuda_mma import form_of
 from ..render.cuda_tile import PACK_THREADS
 from . import nvrtc, reference
@@ -39,7 +40,7 @@ name = "cuda"
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
-SLICE = 8  # components of a long value that is selected from, or in a logsumexp, in one launch
+SLICE = 8  # components of a long value in one launch, if it is not summed
 NORM_LIMIT = (
     128.0  # largest squared distance from the centre that tensor cores take, in units of the exponent
 )
@@ -321,7 +322,7 @@ def _recipe(
     plain = (
         len(outputs) == 1 and outputs[0].axis == "j" and not g.batch and g.device.type == device.place.type
     )
-    if not plain or (g.M == g.N and g.M >= cuda_choice.HALVE_ABOVE):
+    if not plain or outputs[0].reduction.law is not None or (g.M == g.N and g.M >= cuda_choice.HALVE_ABOVE):
         return None
     o = outputs[0]
     choice = cuda_choice.choose_cuda(outputs, len(shapes), g.M, g.N, 1, _name(g), precision, device.arch)
@@ -381,8 +382,8 @@ def _pass(
     if others:
         return [_pass((k,), outputs, args, g, device, options)[0] for k in group]
     o = outputs[first]
-    if o.axis != "ij" and o.reduction.code != "sum" and o.expr.dim > SLICE:  # a few components at a time
-        parts = [replace(o, expr=o.expr[d : min(d + SLICE, o.expr.dim)]) for d in range(0, o.expr.dim, SLICE)]
+    parts = slices(o, SLICE) if o.reduction.code != "sum" else None
+    if parts is not None:
         results = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
         return [tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])]
     return reference.run((o,), args, g, options.memory_limit)
@@ -512,10 +513,14 @@ def _signal(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
 def _result(o: Output, arrays: list[Tensor], g: Geometry, post: Tensor | None) -> tuple[Tensor, ...]:
     if len(g.batch) > 1:
         arrays = [a.reshape(*g.batch, *a.shape[1:]) for a in arrays]
+    r = o.reduction
+    if r.law is not None:
+        state = over_rows(r, tuple(arrays)) if o.axis == "ij" else tuple(arrays)
+        return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])
     named: dict[str, Tensor] = dict(zip(("value", "index"), arrays, strict=False))
     if o.axis == "ij":
         return (named["value"].sum(-2, dtype=torch.float64).to(g.dtype),)
     if o.axis == "i":
         value = named["value"] if post is None else named["value"] * post
         return (value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),)
-    return tuple([named[kind] for kind in o.reduction.outputs])
+    return tuple([named[kind] for kind in r.outputs])

@@ -143,7 +143,7 @@ def cuda_layout(
         width = columns if task.signal else task.dim
         rows = batches * g.M * width
         shape = (*g.batch, g.M, kept, width) if task.code == "kmin" else (*g.batch, g.M, width)
-        found = [(context.task(k, "out_a"), shape, g.dtype)]
+        found = [(context.task(k, "out_a"), shape, torch.float64 if task.code == "fold" else g.dtype)]
         if task.code in ("min", "kmin"):
             found.append((context.task(k, "out_b"), shape, torch.int64))
         outputs.append(tuple(found))
@@ -154,8 +154,8 @@ def cuda_layout(
             take(context.task(k, "part_b"), rows * 8)
         elif splits > 1:
             rows *= splits
-            take(context.task(k, "part_a"), rows * (8 if task.code == "sum" else real))
-            if task.code != "sum":
+            take(context.task(k, "part_a"), rows * (8 if task.code in ("sum", "fold") else real))
+            if task.code in ("min", "logsumexp"):
                 take(context.task(k, "part_b"), rows * 8)
     if summed:
         take(context.slot("sums"), slots * batches * summed * g.N * 8)

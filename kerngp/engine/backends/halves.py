@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..evaluate import evaluate
 from ..expr import Expr, variables
 from ..plan import Geometry, Output
 from ..symmetry import Halved, halve
-from . import reference
 
 Tensor = torch.Tensor
 
@@ -44,4 +44,4 @@ def side(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:
     for v in variables(f):
         a = args[v.attr[0]]
         values[v.attr[0]] = a[..., None, :] if v.attr[2] == "p" else a
-    return reference.evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))
+    return evaluate(f, values, torch.empty(0, dtype=g.dtype, device=g.device))

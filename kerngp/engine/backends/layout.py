@@ -176,9 +176,11 @@ class _Draft:
             return ()
         index = torch.int32 if self.plan.dtype == "float32" else torch.int64
         lead = (*self.parts, *g.batch, g.M)
-        types = {"sum": (torch.float64,), "logsumexp": (g.dtype, torch.float64)}.get(
-            task.code, (g.dtype, index)
-        )
+        types = {
+            "sum": (torch.float64,),
+            "fold": (torch.float64,),
+            "logsumexp": (g.dtype, torch.float64),
+        }.get(task.code, (g.dtype, index))
         inner = (
             (self.kept, task.dim)
             if task.code == "kmin"

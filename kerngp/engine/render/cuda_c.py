@@ -15,6 +15,8 @@ const float v1 = kg_fma(x1, x1, 1.0f);
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +69,13 @@ class CudaEmitter:
         self.real = "float" if dtype == "float32" else "double"
         self._lines: list[str] = []
         self._depth = 0
-        self._names = 0
+        self._names = itertools.count()  # shared with copies, as the lines are
+
+    def in_float64(self) -> CudaEmitter:
+        """An emitter of the same text whose real numbers are double."""
+        e = copy.copy(self)
+        e.dtype, e.real = "float64", "double"
+        return e
 
     # ------------------------------------------------------------------ text
     def text(self) -> str:
@@ -78,8 +86,7 @@ class CudaEmitter:
         self._lines.append("  " * self._depth + line)
 
     def name(self, prefix: str = "v") -> str:
-        self._names += 1
-        return f"{prefix}{self._names - 1}"
+        return f"{prefix}{next(self._names)}"
 
     def let(self, kind: str, expression: str) -> str:
         """A new constant; returns its name."""

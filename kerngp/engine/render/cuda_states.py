@@ -510,6 +510,10 @@ def state_of(kernel: TileKernel, k: int) -> State:
         from .cuda_mma import Products
 
         return Products(kernel, k)
+    if task.law is not None:
+        from .cuda_fold import FoldState
+
+        return FoldState(kernel, k)
     if task.signal or (task.code == "sum" and task.core.dim > UNROLL):
         return ColumnsState(kernel, k)
     return STATES[task.code](kernel, k)

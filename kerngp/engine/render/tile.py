@@ -24,9 +24,9 @@ from .llvm import F64, I64, Block, Pointer
 from .lowering import UNROLL, Component, Index, Lowering, contractions, ranges
 from .pack import Pack
 from .signal import SignalState
-from .states import KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
+from .states import FoldState, KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
 
-STATES = {"sum": SumState, "logsumexp": LogSumExpState}
+STATES = {"sum": SumState, "logsumexp": LogSumExpState, "fold": FoldState}
 PRELOAD = 64  # vectors of i-fields kept as SSA values across the loop over j
 
 
@@ -117,6 +117,7 @@ class Kernel(Function):
         start = e.index_add(self.scratch, e.index_mul(t, size))
         types = {
             "sum": (F64, e.elem),
+            "fold": (F64, e.elem),
             "logsumexp": (e.elem, F64),
             "min": (e.elem, e.int.element),
             "kmin": (e.elem, e.int.element),
