@@ -4,10 +4,11 @@ Entries of the weighted ones are exponents f and weights w side by side, `weight
 (m, v): the largest f, and the sum of w exp(f - m).
 
 What has no number. Sums, means and products follow IEEE arithmetic: NaN stays, inf - inf and 0 inf are NaN;
-a product with a zero is zero if all other entries are finite. NaN counts as nonzero. In the weighted ones
-an entry of -inf weighs nothing; a row of nothing else has the logarithm -inf and no weighted mean (NaN);
-where f is +inf, logarithms are +inf for positive weights and weighted means NaN. The logarithm of a negative
-sum is NaN. Rows of the logarithm -inf, and entries of -inf, have the gradient 0.
+a product with a zero is zero if all other entries are finite, and parts of it may over- or underflow. Its
+first and second derivatives are right at zeros; a third one misses triples of zeros. NaN counts as nonzero.
+In the weighted ones an entry of -inf weighs nothing; a row of nothing else has the logarithm -inf and no
+weighted mean (NaN); where f is +inf, logarithms are +inf for positive weights and weighted means NaN. The
+logarithm of a negative sum is NaN. Rows of the logarithm -inf, and entries of -inf, have the gradient 0.
 """
 
 from __future__ import annotations
@@ -83,8 +84,11 @@ def _mean_seed(r: Reduction, f: Expr, results: Parts, g: Parts) -> Expr:
 
 
 def _prod(r: Reduction, dim: int) -> Law:
-    """(product of the nonzero entries, number of zeros), both residuals: with them the derivative at a zero
-    is the product of the others."""
+    """(product q of the nonzero entries, number z of zeros).
+
+    The product is q e, with e the product of the zeros. Residuals, for the derivative: q, z, e, and the sum u
+    of the zeros, which is zero, but not its derivative.
+    """
 
     def step(s: Parts, fs: Parts) -> Parts:
         q, z = s
@@ -93,22 +97,23 @@ def _prod(r: Reduction, dim: int) -> Law:
             q, z = q * ifelse(zero - 1.0, 1.0, f), z + zero
         return q, z
 
-    return Law(
-        dim,
-        (1.0, 0.0),
-        (dim, dim),
-        step,
-        lambda a, b: (a[0] * b[0], a[1] + b[1]),
-        lambda s: (ifelse(-s[1], s[0], s[0] * 0.0), *s),
-    )
+    def results(s: Parts) -> Parts:
+        q, z = s
+        return ifelse(-z, q, q * 0.0), q, z, node("eq", z, const(0.0)), z * 0.0
+
+    return Law(dim, (1.0, 0.0), (dim, dim), step, lambda a, b: (a[0] * b[0], a[1] + b[1]), results)
 
 
 def _prod_seed(r: Reduction, f: Expr, results: Parts, g: Parts) -> Expr:
-    """The product of the others. Second derivatives do not see pairs of zeros: such rows get NaN there."""
-    _, q, z = results
-    quotient = q / f
-    others = comparing("eq", f, 0.0, comparing("eq", z, 1.0, q, 0.0), comparing("eq", z, 0.0, quotient, 0.0))
-    return g[0] * others + g[1] * comparing("eq", z, 0.0, quotient, math.nan)
+    """The product of the others, which at a zero is q (one zero) or q times the other zero (two of them).
+
+    Written in q, e and u, whose own derivatives follow, so that second derivatives are right too.
+    """
+    _, q, z, e, u = results
+    by_q = q / comparing("eq", f, 0.0, 1.0, f)
+    by_e = comparing("eq", z, 1.0, 1.0, comparing("eq", z, 2.0, u - f, 0.0))
+    of_q, of_e = g[0] * e + g[1], g[0] * q + g[3]
+    return comparing("eq", f, 0.0, of_e * by_e + g[4], of_q * by_q)
 
 
 # ---------------------------------------------------------------- exponentials with weights
@@ -188,7 +193,22 @@ def _lse_law(r: Reduction, dim: int) -> Law:
 
 
 def _pair_law(r: Reduction, dim: int) -> Law:
-    return _shifted(r, dim, 1.0, False, lambda F, s: (concat(s[0], s[1]),))
+    """(m, v) itself; beside it the number of entries that equal m, which share its derivative."""
+    plain = _shifted(r, dim, 1.0, False, lambda F, s: s)
+
+    def step(s: Parts, es: Parts) -> Parts:
+        m, v = plain.step(s[:2], es)
+        ties = s[2] * node("eq", s[0], m)
+        for e in es:
+            ties = ties + node("eq", _split(r, e)[0], m)
+        return m, v, ties
+
+    def merge(a: Parts, b: Parts) -> Parts:
+        m, v = plain.merge(a[:2], b[:2])
+        return m, v, a[2] * node("eq", a[0], m) + b[2] * node("eq", b[0], m)
+
+    dims = (*plain.dims, plain.dims[0])
+    return Law(dim, (*plain.neutral, 0.0), dims, step, merge, lambda s: (concat(s[0], s[1]), s[2]))
 
 
 def _mean_of_softmax(F: int, s: Parts) -> Parts:
@@ -219,6 +239,17 @@ def _lse_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
     return concat(_narrow(h * w, f.dim), widen(h, w.dim))
 
 
+def _pair_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
+    """dv = sum of h dw + w h (df - dm) with h = exp(f - m); dm is the mean of df where f = m."""
+    f, w = _split(r, e)
+    pair, ties = results
+    m, v = pair[: f.dim], pair[f.dim :]
+    of_m, of_v = g[0][: f.dim], g[0][f.dim :]
+    h = of_v * exp(f - above(m))
+    of_f = _narrow(h * w, f.dim) + comparing("eq", f, m, (of_m - _narrow(of_v * v, f.dim)) / ties, 0.0)
+    return concat(of_f, widen(h, w.dim)) if r.scores else of_f
+
+
 def _softmax_seed(r: Reduction, e: Expr, results: Parts, g: Parts) -> Expr:
     return _softened(r, e, results, g, 1.0)
 
@@ -239,7 +270,7 @@ def _softened(r: Reduction, e: Expr, results: Parts, g: Parts, sign: float) -> E
 
 # ---------------------------------------------------------------- records
 
-PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=2, absent=1.0, doc="The product")
+PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=4, absent=1.0, doc="The product")
 MEAN = fold("mean", ("value",), _mean, _mean_seed, residuals=1, doc="The mean")
 COUNT = fold("count", ("count",), _count, absent=0.0, doc="The number of nonzero entries")
 ANY = fold("any", ("flag",), _any, absent=0.0, doc="Whether an entry is nonzero")
@@ -278,6 +309,8 @@ MAX_SUMSHIFTEXP = fold(
     "max_sumshiftexp",
     ("value",),
     _pair_law,
+    _pair_seed,
+    residuals=1,
     separable=False,
     doc="The pair (m, s): the maximum m, and the sum of exp(f - m)",
 )
@@ -285,6 +318,8 @@ MAX_SUMSHIFTEXPWEIGHT = fold(
     "max_sumshiftexpweight",
     ("value",),
     _pair_law,
+    _pair_seed,
+    residuals=1,
     scores=1,
     separable=False,
     doc="The pair (m, s): the maximum m, and the sum of w exp(f - m)",

@@ -43,7 +43,8 @@ def map_reduce(
     expr : Expr
         The formula; its variables name positions in ``args``.
     reduction : Reduction
-        `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`.
+        Of `engine.reductions`: `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`; of `engine.folds`:
+        `PROD`, `MEAN`, `COUNT`, ...; or one made by `kerngp.define_reduction`.
     args : sequence of torch.Tensor
         Shapes (..., M, dim) for i-variables, (..., N, dim) for j-variables, (..., dim) for
         parameters; leading batch axes broadcast. One floating dtype, one device.
@@ -61,7 +62,8 @@ def map_reduce(
     -------
     Tensor or tuple of Tensor
         (..., M, dim) for axis "j"; (..., N, dim) for "i"; (..., dim) for "ij". Indices are int64.
-        k-min reductions have shape (..., M, k, dim). Reductions of several outputs return a tuple.
+        k-min reductions have shape (..., M, k, dim). Counts are int64, answers of any and all bool.
+        Reductions of several outputs return a tuple.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def map_reduce_many(
 
         return traced(outputs, args, sizes, options, ranges)
     options = options or _options.current()
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+    if transforming():
         from .transforms import needed, transformable
 
         if needed(args):
@@ -106,6 +108,11 @@ def map_reduce_many(
 
         return differentiable(outputs, args, sizes, options, ranges)
     return launch(outputs, args, sizes, options, ranges)
+
+
+def transforming() -> bool:
+    """Whether a dual level of forward mode or a transform of `torch.func` is active."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def launch(

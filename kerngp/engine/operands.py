@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -212,7 +213,7 @@ def _dim(t: torch.Tensor, name: str) -> int:
         raise ShapeError(
             f"{name} has shape {tuple(t.shape)}: its vectors have no components; expected D >= 1."
         )
-    return t.shape[-1]
+    return operator.index(t.shape[-1])  # also where torch.compile has a symbol for it
 
 
 def _layout_help(t: torch.Tensor) -> str:
@@ -243,7 +244,11 @@ def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ..
 def put_together(
     make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr
 ) -> Expr:
-    """`build` of formulas proper."""
+    """`build` of formulas proper, or of what a broken graph has left."""
+    if not all(isinstance(e, Expr) for e in parts):
+        from .sketch import formula
+
+        parts = tuple(map(formula, parts))
     exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
     return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
 

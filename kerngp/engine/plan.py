@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, node, to_string, variables
@@ -32,6 +33,12 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
+        if is_compiling():  # what is made then is only read by `compiled.traced`
+            return
+        if not isinstance(self.expr, Expr):
+            from .sketch import formula
+
+            object.__setattr__(self, "expr", formula(self.expr))
         object.__setattr__(self, "reduction", self.reduction.bind(self.expr.dim))
 
 

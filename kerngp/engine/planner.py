@@ -131,9 +131,12 @@ def prepare(
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance, or selection by a distance alone."""
+    """One smooth function of one distance, or selection by a distance alone.
+
+    Not for states given by formulas: they may ask whether a value is exactly zero.
+    """
     form = tensor_form([t.core for t in tasks])
-    if form is None or not all(t.by_row for t in tasks):
+    if form is None or not all(t.by_row and t.law is None for t in tasks):
         return False
     if any(t.exact is not None for t in tasks):
         (core, *others) = [t.core for t in tasks]

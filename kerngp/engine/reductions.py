@@ -19,9 +19,9 @@ import torch
 
 from ..errors import FormulaError
 from .expr import Expr
-from .folds import FOLDS, above
+from .folds import FOLDS, WEIGHTED, above
 from .ops import exp
-from .reduction import Reduction, State, Tensor, with_k, with_scores
+from .reduction import Reduction, State, Tensor, with_k
 
 # ---------------------------------------------------------------- sum
 
@@ -248,16 +248,30 @@ REDUCTIONS: dict[str, Reduction] = {
     )
 }
 
+_BY_NAME = {name.replace("_", ""): r for name, r in REDUCTIONS.items()}
 
-def named(name: str, k: int = 1, scores: int = 0) -> Reduction:
-    """The reduction of this name in the table, with its k or its number of exponents if it has one.
+
+def named(name: str, weighted: bool = False) -> Reduction:
+    """The reduction of a name, in any case, with or without its underscore: "LogSumExp", "KMin_ArgKMin".
+
+    ``weighted`` says that there are weights: of the name "LogSumExp" there is a form for them.
 
     Raises
     ------
     FormulaError
-        There is none.
+        No such reduction, weights for one that takes none, or none for one that needs them.
     """
-    r = REDUCTIONS.get(name)
+    r = _BY_NAME.get(str(name).lower().replace("_", ""))
     if r is None:
-        raise FormulaError(f"no reduction is named {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
-    return with_k(r, k) if r.code == "kmin" else with_scores(r, scores) if r.scores and scores else r
+        raise FormulaError(f"unknown reduction {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+    r = WEIGHTED.get(r.name, r) if weighted else r
+    check_weights(r, weighted)
+    return r
+
+
+def check_weights(r: Reduction, weighted: bool) -> None:
+    """Refuse weights where there is no use for them, and a weighted reduction without."""
+    if weighted and not r.scores:
+        raise FormulaError(f"{r.name} takes no weights; leave other= out.")
+    if r.scores and not weighted:
+        raise FormulaError(f"{r.name} needs weights: pass them as other= or weight=.")

@@ -17,7 +17,7 @@ from ..engine import ops
 from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr
-from ..engine.folds import LOGSUMEXPWEIGHT, WEIGHTED, weighted_entry
+from ..engine.folds import LOGSUMEXPWEIGHT, weighted_entry
 from ..engine.inner import INNER
 from ..engine.operands import (
     EMPTY,
@@ -33,7 +33,7 @@ from ..engine.operands import (
 )
 from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction, with_k, with_scores
-from ..engine.reductions import LOGSUMEXP, REDUCTIONS, SUM
+from ..engine.reductions import LOGSUMEXP, SUM, check_weights, named
 from ..errors import FormulaError, ShapeError
 from .reduce import Deferred, Finish, Settings, compute
 
@@ -341,15 +341,9 @@ class LazyTensor:
             switches are accepted and have no effect: accumulation is always as accurate as they can
             make it.
         """
-        record = reduction_op
-        if not isinstance(record, Reduction):
-            record = REDUCTIONS.get(str(reduction_op).lower())
-            if record is None:
-                raise FormulaError(
-                    f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}."
-                )
-        if other is not None:
-            record = WEIGHTED.get(record.name, record)
+        weighted = other is not None
+        record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op, weighted)
+        if weighted:
             return self._reduce_weighted(record, other, axis, dim, call, settings)
         return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
 
@@ -389,8 +383,7 @@ class LazyTensor:
         )
 
     def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: Settings) -> Any:
-        if r.scores:
-            raise FormulaError(f"{r.name} needs weights: pass them as other= or weight=.")
+        check_weights(r, False)
         letter = self._letter(axis if dim is None else dim)
         if letter == "":
             if r.name not in INNER:
@@ -403,8 +396,7 @@ class LazyTensor:
     def _reduce_weighted(
         self, r: Reduction, weight: Any, axis: int | None, dim: int | None, call: bool, settings: Settings
     ) -> Any:
-        if not r.scores:
-            raise FormulaError(f"{r.name} takes no weights; leave other= out.")
+        check_weights(r, True)
         letter = self._letter(axis if dim is None else dim)
         if letter == "":
             raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")

@@ -20,6 +20,7 @@ from comparison import EPS, arguments, assert_close, assert_matches_reference, e
 from kerngp.engine import cuda_choice, ops
 from kerngp.engine.backends import cuda
 from kerngp.engine.expr import Expr, Vi, Vj
+from kerngp.engine.folds import MEAN
 from kerngp.engine.mapreduce import map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
 from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN_ARGKMIN, LOGSUMEXP, MAX_ARGMAX, MIN_ARGMIN, SUM
@@ -39,7 +40,7 @@ def count(name: str) -> int:
 
 # ---------------------------------------------------------------- parts of j
 
-PARTED = [SUM, LOGSUMEXP, MIN_ARGMIN, MAX_ARGMAX, KMIN_ARGKMIN(4)]
+PARTED = [SUM, LOGSUMEXP, MIN_ARGMIN, MAX_ARGMAX, KMIN_ARGKMIN(4), MEAN]
 
 
 @pytest.mark.parametrize("D", [3, 20])

@@ -16,6 +16,7 @@ from kerngp.engine import ops
 from kerngp.engine.backends import cuda, nvrtc
 from kerngp.engine.cuda_planner import Gpu
 from kerngp.engine.expr import OPS, Expr, Vi, Vj, node
+from kerngp.engine.folds import PROD, SUMSOFTMAXWEIGHT, weighted_entry
 from kerngp.engine.plan import Output, Plan
 from kerngp.engine.planner import prepare
 from kerngp.engine.reductions import ARGKMIN, ARGMIN, LOGSUMEXP, SUM, Reduction
@@ -55,6 +56,8 @@ CASES: dict[str, tuple[Output, ...]] = {
     "argmin 3": one(q(3), ARGMIN),
     "argmin 100": one(q(100), ARGMIN),
     "neighbours 10": one(q(10), ARGKMIN(10)),
+    "softmax 3": one(weighted_entry(-q(3), Vj(2, 3)), SUMSOFTMAXWEIGHT),
+    "product 3": one(gaussian(3), PROD),
     "gradients 3": gradients(3),
     "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
 }

@@ -11,6 +11,7 @@ import torch
 
 from kerngp.engine import autodiff
 from kerngp.engine.expr import Expr, variables
+from kerngp.engine.folds import MEAN
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.ops import absolute
 from kerngp.engine.plan import Output
@@ -96,8 +97,8 @@ def assert_matches_reference(
     what = f"{reduction} over {axis} of {str(expr)[:200]}"
     for value, kind in zip(found, reduction.outputs, strict=True):
         assert value.dtype == (torch.int64 if kind == "index" else dtype), f"{what}: {kind} is {value.dtype}"
-    if reduction.code == "sum":
-        (size,) = exact(absolute(expr), SUM, args, axis=axis, sizes=sizes)
+    if reduction.code == "sum" or reduction is MEAN:
+        (size,) = exact(absolute(expr), reduction, args, axis=axis, sizes=sizes)
         assert_close(found[0], want[0], tol * eps * size.nan_to_num(0.0, 0.0, 0.0) + 1e-300, what)
         return
     (size,) = exact(absolute(expr), MAX, args, axis=axis, sizes=sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from comparison import CPU, EPS, REFERENCE, assert_close, assert_gradients
@@ -70,7 +72,7 @@ def entries(M: int, N: int, dtype: torch.dtype, positive: bool = False) -> tuple
     return x, y, x.double()[:, None] * y.double()
 
 
-def reduced(r, args, expr=None, axis="j", options=CPU):
+def reduced(r, args, expr=None, axis="j", options=CPU) -> Any:
     return map_reduce(Vi(0, 3) * Vj(1, 3) if expr is None else expr, r, args, axis=axis, options=options)
 
 
@@ -110,7 +112,7 @@ def test_first_column_with_a_positive_entry(N: int, options, launches) -> None:
     x, y = torch.randn(9, 1), torch.randn(N, 1)
     x[3] = 0.0
     numbers = torch.arange(N, dtype=torch.float32).unsqueeze(-1)
-    got = map_reduce(ops.concat(Vi(0, 1) * Vj(1, 1), Vj(2, 1)), FIRST, (x, y, numbers), options=options)
+    got = reduced(FIRST, (x, y, numbers), ops.concat(Vi(0, 1) * Vj(1, 1), Vj(2, 1)), options=options)
     F = x * y.T
     there = F > 0
     want = torch.where(there.any(1), there.float().argmax(1).float(), torch.inf)
@@ -166,7 +168,7 @@ def test_coupled_components(dtype) -> None:
     )
     x, y, F = entries(7, 33, dtype)
     F = F[..., :2]
-    got = map_reduce(Vi(0, 3)[:2] * Vj(1, 3)[:2], r, (x, y), options=CPU)
+    got = reduced(r, (x, y), Vi(0, 3)[:2] * Vj(1, 3)[:2])
     want = torch.cat([F.prod(-1).sum(1, keepdim=True), (-F.sum(1).square()).exp()], -1)
     assert_close(got, want, 1e3 * EPS[dtype], "coupled components")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from comparison import CPU, EPS, REFERENCE, assert_close, assert_gradients
-from conftest import BACKEND
 
+from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Vi, Vj
 from kerngp.engine.folds import (
     ALL,
@@ -18,7 +18,6 @@ from kerngp.engine.folds import (
     FOLDS,
     LOGSUMEXPWEIGHT,
     MAX_SUMSHIFTEXP,
-    MAX_SUMSHIFTEXPWEIGHT,
     MEAN,
     PROD,
     SOFTMIN,
@@ -294,18 +293,29 @@ def test_gradient_of_a_product_with_zeros(options) -> None:
     f[1, 4], f[2, 3], f[2, 7] = 0.0, 0.0, 0.0
     x = f.clone().requires_grad_()
     out = value(Vj(0, 1), PROD, (x,), sizes=(1, None), options=options)
-    (got,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-    want = torch.stack(
-        [torch.cat([f[:, :k], f[:, k + 1 :]], 1).prod(1) for k in range(9)], 1
-    )  # of the others
+    (got,) = torch.autograd.grad(out.sum(), x)
+    want = torch.stack([torch.cat([f[:, :k], f[:, k + 1 :]], 1).prod(1) for k in range(9)], 1)
     assert want[1, 4] != 0 and not want[2].any()
     assert_close(got, want, 1e-14 * (1 + want.abs()), "gradient of a product")
-    (second,) = torch.autograd.grad((got * torch.ones_like(got)).sum(), x)
-    plain = x[:1].detach().requires_grad_()
-    (first,) = torch.autograd.grad(plain.prod(1).sum(), plain, create_graph=True)
-    (wanted,) = torch.autograd.grad(first.sum(), plain)
-    assert_close(second[:1], wanted, 1e-12 * (1 + wanted.abs()), "second derivative of a product")
-    assert second[1].isnan().any()  # pairs of zeros are not seen, and that is said
+
+
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_second_derivatives_of_a_product_with_zeros(axis: str) -> None:
+    """Rows with no, one, two and three zeros, against finite differences."""
+    x, y = torch.randn(4, 1, dtype=torch.float64), torch.rand(3, 1, dtype=torch.float64) + 0.5
+    z = torch.rand(4, 1, dtype=torch.float64) + 0.5
+    x[1], x[2], x[3] = -y[0] / z[1], 0.0, 0.0
+    f = ops.concat(Vi(0, 1) * Vj(1, 1) * Vi(2, 1), (Vi(0, 1) * Vi(2, 1) + Vj(1, 1)) * Vi(0, 1))
+    assert_gradients(f, (x, y, z), PROD, axis=axis)
+    flat = torch.tensor([[1.5], [0.0], [-2.0], [0.0], [0.7]], dtype=torch.float64).requires_grad_()
+
+    def product(v: Tensor) -> Tensor:
+        return value(Vj(0, 1), PROD, (v,), sizes=(1, None), options=REFERENCE)
+
+    (first,) = torch.autograd.grad(product(flat).sum(), flat, create_graph=True)
+    assert not first.any()  # two zeros
+    (second,) = torch.autograd.grad(first[1].sum(), flat)
+    assert second.flatten().tolist() == [0.0, 0.0, 0.0, pytest.approx(1.5 * -2.0 * 0.7), 0.0]
 
 
 @BACKENDS
@@ -324,12 +334,13 @@ def test_gradients_with_entries_of_minus_infinity(options) -> None:
             assert not g[2].any(), f"{r}: a row without weight has the gradient {g[2]}"
 
 
-@pytest.mark.parametrize("r", [MAX_SUMSHIFTEXP, MAX_SUMSHIFTEXPWEIGHT], ids=repr)
-def test_raw_pairs_have_no_derivative(r: Reduction) -> None:
-    expr, args, _, _, r = case(r, 3, 4, torch.float64)
-    out = value(expr, r, [a.requires_grad_() for a in args])
-    with pytest.raises(FormulaError, match=f"the reduction {r.name} has no derivative; detach"):
-        out.sum().backward()
+def test_equal_maxima_share_the_derivative() -> None:
+    f = torch.tensor([[3.0], [1.0], [3.0], [-1.0]], dtype=torch.float64).requires_grad_()
+    out = value(Vj(0, 1), MAX_SUMSHIFTEXP, (f,), sizes=(1, None), options=CPU)
+    c = torch.tensor([[2.0, 5.0]], dtype=torch.float64)
+    (got,) = torch.autograd.grad((out * c).sum(), f)
+    (want,) = torch.autograd.grad((pair(f, torch.ones_like(f), 0) * c).sum(), f)
+    assert_close(got, want, 1e-14, "derivative of a maximum")
 
 
 @pytest.mark.parametrize("r", [COUNT, ANY, ALL], ids=repr)
@@ -392,7 +403,7 @@ def test_weights_of_the_wrong_dim() -> None:
         map_reduce(Vj(0, 1), SUMSOFTMAXWEIGHT, (torch.randn(3, 1),), sizes=(1, None))
 
 
-@pytest.mark.skipif(BACKEND != "cpu", reason="plans of the CPU")
+@pytest.mark.cpu_only
 def test_softmax_has_the_accuracy_of_its_terms() -> None:
     """float32 with a long row: the sums between blocks are in float64."""
     x = torch.full((1, 1), 0.25)

@@ -56,14 +56,14 @@ def test_a_tangent_is_one_pass(launches) -> None:
 
 @pytest.mark.parametrize("r", [SUM, LOGSUMEXP, MAX, MIN_ARGMIN, KMIN(2)], ids=repr)
 def test_gradcheck_in_forward_mode(r: Reduction) -> None:
-    args = [a.requires_grad_() for a in arguments(FORMULA, 3, 4)]
+    args = [a.requires_grad_() for a in arguments(FORMULA, 2, 3)]
 
     def call(*arrays: Tensor) -> Tensor:
-        out = map_reduce(FORMULA, r, arrays)
+        out = map_reduce(FORMULA, r, arrays, options=REFERENCE)
         return out[0] if isinstance(out, tuple) else out
 
-    assert torch.autograd.gradcheck(call, args, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, args, check_fwd_over_rev=True, check_rev_over_rev=True)
+    assert torch.autograd.gradcheck(call, args, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, args, check_fwd_over_rev=True)
 
 
 def test_an_index_has_no_tangent() -> None:

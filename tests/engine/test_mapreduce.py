@@ -16,6 +16,7 @@ from comparison import (
     exact,
 )
 
+from kerngp import LazyTensor
 from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj, const, postorder
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many, paired
@@ -270,6 +271,21 @@ def test_all_first_gradients_leave_one_pass(axis: str, M: int, launches) -> None
     total = {"j": K.sum(1), "i": K.sum(0), "ij": K.sum((0, 1))}[axis]
     for got, want in zip(grads, torch.autograd.grad(total, leaves, seed), strict=True):
         assert_close(got, want, 1e-11 * (1 + want.abs().max()), "gradient")
+
+
+@pytest.mark.parametrize("E", [1, 8])
+def test_all_first_gradients_of_a_lazy_product_leave_one_pass(E: int, launches) -> None:
+    """Points on both sides, weights and a parameter."""
+    shapes = ((40, 3), (50, 3), (50, E), (1,))
+    x, y, b, p = args = [torch.rand(*s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    D = (LazyTensor(x[:, None]) - LazyTensor(y[None])) ** 2
+    out = (-D.sum(-1) * LazyTensor(p)).exp() @ b
+    assert (launches.compiled, launches.reference) == (1, 0)
+    grads = torch.autograd.grad(out.sin().sum(), args)
+    assert (launches.compiled, launches.reference) == (2, 0)
+    want = torch.exp(-torch.cdist(x, y).square() * p) @ b
+    for g, w in zip(grads, torch.autograd.grad(want.sin().sum(), args), strict=True):
+        assert_close(g, w, 1e-11)
 
 
 def test_no_gradient_means_no_record() -> None:
