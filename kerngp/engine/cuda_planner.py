@@ -156,8 +156,13 @@ def _narrow(
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
+    states = any(t.code == "fold" for t in tasks)
+    if states and dtype == "float64":
+        rows = 2
     many = 8 if any(t.signal for t in tasks) else 4  # components of a long vector read both sides each
-    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
+    return CudaSchedule(
+        True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or states or dtype == "float64" else 4
+    )
 
 
 def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words: int) -> CudaSchedule:

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Output, ...]] = {
     "argmin 100": one(q(100), ARGMIN),
     "neighbours 10": one(q(10), ARGKMIN(10)),
     "softmax 3": one(weighted_entry(-q(3), Vj(2, 3)), SUMSOFTMAXWEIGHT),
+    "softmax 100": one(weighted_entry(-q(100), Vj(2, 4)), SUMSOFTMAXWEIGHT),
     "product 3": one(gaussian(3), PROD),
     "gradients 3": gradients(3),
     "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
