@@ -71,7 +71,7 @@ class CudaSchedule:
         """Rows of a block of pairs that a block of threads takes: wide ones start at whole pieces of rows."""
         return self.tile - self.rows + 1 if self.wide else self.tile
 
-    def for_ranges(self, tasks: tuple[Task, ...]) -> CudaSchedule:
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> CudaSchedule:
         """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
         return replace(self, group=1) if any(t.code == "min" for t in tasks) else self
 

@@ -54,6 +54,12 @@ class Half:
         """The number of pairs."""
         return int((_length(self.targets) * self.columns).sum())
 
+    @functools.cached_property
+    def rows(self) -> int:
+        """Targets of a block, on the average over the work, rounded up to a power of two, at most 64."""
+        mean = -(-self.pairs // max(1, int(self.columns.sum())))
+        return min(64, 1 << (mean - 1).bit_length()) if mean else 1
+
     @property
     def extent(self) -> tuple[int, int]:
         """The smallest numbers of targets and of sources that hold all pairs."""

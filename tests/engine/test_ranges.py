@@ -8,10 +8,12 @@ import pytest
 import torch
 from comparison import EPS, arguments, assert_close
 
+from kerngp.engine.backends.cpu import machine
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.ops import exp, sqdist
 from kerngp.engine.plan import Output
+from kerngp.engine.planner import prepare
 from kerngp.engine.ranges import NAMES, Ranges, from_matrix, swap_axes
 from kerngp.engine.reductions import (
     ARGKMIN,
@@ -225,6 +227,19 @@ def test_only_the_blocks_are_visited(launches):
     x, y, b = args
     assert_close(found, map_reduce(f, SUM, (x, y[:10], b[:10])), 1e-5)
     assert launches.compiled == 2 and ranges.pairs == 10 * n
+
+
+@pytest.mark.cpu_only
+def test_small_blocks_have_small_tiles(dtype):
+    f, name = gauss(2) * Vj(2, 1), str(dtype).removeprefix("torch.")
+    plans = [prepare((Output(f, SUM),), 3, name, machine(), False, False, (), n) for n in (0, 1, 64)]
+    none, small, large = (p.plan for p in plans if p is not None)
+    assert (none.ranged, small.ranged, large.ranged) == (False, True, True)
+    assert small.schedule.rows == 1 and large.schedule.rows == none.schedule.rows > 1
+    for length, rows in ((1, 1), (5, 8), (32, 32), (500, 64)):
+        ends = torch.arange(3) * length
+        each = torch.stack([ends, ends + length], 1)
+        assert Ranges.from_matrix(each, each, torch.eye(3)).i.rows == rows
 
 
 # ---------------------------------------------------------------- gradients

@@ -138,7 +138,7 @@ def _plan_call(
         count = len(args)
     centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
     facts = _facts(form, args)
-    ranged = g.ranges is not None
+    ranged = 0 if g.ranges is None else g.ranges.i.rows
     ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts, ranged)
     if ready is None:
         return None
