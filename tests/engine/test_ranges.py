@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from comparison import EPS, arguments, assert_close
@@ -36,7 +37,7 @@ Tensor = torch.Tensor
 REFERENCE = Options(backend="reference")
 REDUCTIONS = [SUM, LOGSUMEXP, MIN, MAX, ARGMIN, ARGMAX, MIN_ARGMIN, MAX_ARGMAX]
 REDUCTIONS += [KMIN(3), ARGKMIN(3), KMIN_ARGKMIN(3)]
-SIZES = [(1, 1), (7, 31), (33, 7), (130, 257)]
+SIZES = {"j": [(1, 1), (7, 31), (130, 257)], "i": [(33, 7), (130, 257)]}
 
 
 def gauss(D: int) -> Expr:
@@ -99,7 +100,7 @@ def assert_matches(
 @pytest.mark.parametrize("axis", ["j", "i"])
 def test_reductions(r, axis, dtype, launches):
     f = gauss(3) * Vj(2, 2) + Vi(3, 2)
-    for M, N in [s for s in SIZES if min(s) >= r.k]:
+    for M, N in [s for s in SIZES[axis] if min(s) >= r.k]:
         ranges, mask = structure(M, N)
         args = arguments(f, M, N, dtype)
         launches.clear()
@@ -153,6 +154,34 @@ def test_many_small_blocks():
     args = arguments(f, n, n)
     for r, axis in itertools.product((SUM, LOGSUMEXP, ARGMIN, ARGMAX), "ji"):
         assert_matches(f, r, args, ranges, keep, axis)
+
+
+@pytest.mark.parametrize("r", [SUM, LOGSUMEXP, MIN_ARGMIN, KMIN_ARGKMIN(3)], ids=str)
+@pytest.mark.parametrize("D", [2, 30])
+def test_few_rows_share_their_columns(r, D, dtype, launches):
+    """Work is split along j; parts end within ranges, and are merged."""
+    M, N = 50, 9000
+    i, j = torch.tensor([[3, 30], [30, 47]]), partition(N, 6)
+    keep = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1]])
+    mask = torch.zeros(M, N, dtype=torch.bool)
+    for k, l in torch.nonzero(keep).tolist():  # noqa: E741
+        mask[i[k, 0] : i[k, 1], j[l, 0] : j[l, 1]] = True
+    f = gauss(D) * Vj(2, 1)
+    args = arguments(f, M, N, dtype, scale=0.5)
+    assert_matches(f, r, args, Ranges.from_matrix(i, j, keep), mask, "j")
+    assert launches.compiled == 1
+
+
+def test_tables_cut_the_columns_in_equal_parts():
+    half = structure(300, 5000, 7)[0].i
+    for splits in (1, 3, 8):
+        table, ranges = half.tables(16, splits, torch.device("cpu"))
+        rows, columns = table[..., 1] - table[..., 0], torch.zeros(len(table), splits, dtype=torch.int64)
+        for (g, s), (lo, hi) in zip(np.ndindex(*columns.shape), table[..., 2:].reshape(-1, 2), strict=True):
+            columns[g, s] = (ranges[lo:hi, 1] - ranges[lo:hi, 0]).sum()
+        assert int((rows * columns).sum()) == half.pairs and int(rows.max()) <= 16
+        assert int((columns.amax(1) - columns.amin(1)).max()) <= 1
+        assert half.walk(16).groups == len(table)
 
 
 def test_both_axes_and_batches(dtype):

@@ -486,10 +486,11 @@ def _execute(
     kept = max([o.reduction.k for o in outputs])
     signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
     shape = None if signal is None else shapes_of((signal,))[0]
-    tables = () if g.ranges is None else g.ranges.i.work(plan.schedule.rows_of_range, g.device)
-    groups = len(tables[0]) if tables else 0
-    sizes = (kept, signs, device.multiprocessors, groups)
+    rows = plan.schedule.rows_of_range
+    walk = None if g.ranges is None else g.ranges.i.walk(rows)
+    sizes = (kept, signs, device.multiprocessors, walk)
     lay = cuda_layout(plan, replace(g, ranges=None), shapes_of(args), shape, *sizes)
+    tables = () if g.ranges is None else g.ranges.i.tables(rows, lay.splits, g.device)
     numbers = array.array("q", lay.numbers)
     for slot, k in lay.bind:
         numbers[slot] = args[k].data_ptr()
