@@ -72,8 +72,12 @@ class CudaSchedule:
         return self.tile - self.rows + 1 if self.wide else self.tile
 
     def for_ranges(self, tasks: tuple[Task, ...], length: int) -> CudaSchedule:
-        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
-        return replace(self, group=1) if any(t.code == "min" for t in tasks) else self
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks.
+
+        The walk over ranges takes a few registers more; blocks of threads are small whatever the ``length``.
+        """
+        group = 1 if any(t.code == "min" for t in tasks) else self.group
+        return replace(self, group=group, blocks=min(self.blocks, 3))
 
 
 @dataclass(frozen=True)

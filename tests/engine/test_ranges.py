@@ -9,11 +9,13 @@ import pytest
 import torch
 from comparison import EPS, arguments, assert_close
 
+from kerngp.engine.backends import reference
 from kerngp.engine.backends.cpu import machine
+from kerngp.engine.backends.cuda_host import run_in_pieces
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.ops import exp, sqdist
-from kerngp.engine.plan import Output
+from kerngp.engine.plan import Output, measure, shapes_of
 from kerngp.engine.planner import prepare
 from kerngp.engine.ranges import NAMES, Ranges, from_matrix, swap_axes
 from kerngp.engine.reductions import (
@@ -314,6 +316,25 @@ def test_batched_gradients():
     f = gauss(2) * Vj(2, 1)
     args = tuple(a.requires_grad_() for a in arguments(f, 6, 7, batch={0: (2,), 2: (3, 1)}))
     assert torch.autograd.gradcheck(lambda *a: map_reduce(f, SUM, a, ranges=ranges), args)
+
+
+@pytest.mark.parametrize("r", [SUM, LOGSUMEXP, ARGMIN, KMIN_ARGKMIN(2)], ids=str)
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_pieces_of_large_data_keep_their_blocks(r, axis):
+    ranges, mask = structure(90, 70)
+    f = gauss(2) * Vj(2, 1)
+    args = arguments(f, 90, 70)
+    g = measure((Output(f, r, axis),), shapes_of(args), (None, None)).within(ranges)
+    calls = []
+
+    def run(outputs, piece, part):
+        calls.append((part.M, part.N))
+        return reference.run(outputs, piece, part, 1 << 26)
+
+    (got,) = run_in_pieces((Output(f, r, axis),), args, g, torch.device("cpu"), 4000, run)
+    assert len(calls) > 3 and calls[0] < (90, 70)
+    for x, y in zip(got, masked(f, r, args, mask, axis), strict=True):
+        assert_close(x, y, 1e-12)
 
 
 # ---------------------------------------------------------------- the structure
