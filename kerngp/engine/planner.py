@@ -82,14 +82,14 @@ def prepare(
     expand: bool,
     symmetric: bool,
     facts: Facts = (),
-    ranged: bool = False,
+    ranged: int = 0,
 ) -> Prepared | None:
     """The plan of a pass, or None if this kind of kernel cannot compute it.
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
     ``facts`` are signs of parameters, which hold for the arguments of this call. ``ranged`` asks for a
-    kernel that visits blocks of pairs. For tensor cores every
+    kernel that visits blocks of pairs, with about so many rows. For tensor cores every
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
@@ -124,9 +124,9 @@ def prepare(
         return None
     schedule = machine.choose(done, fields.fields, dtype)
     if ranged:
-        schedule = schedule.for_ranges(done)
+        schedule = schedule.for_ranges(done, ranged)
     i, j, p = (fields.fields[axis] for axis in "ijp")
-    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged)
+    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged > 0)
     return Prepared(plan, signal, tuple(posts))
 
 

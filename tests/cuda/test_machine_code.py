@@ -167,6 +167,17 @@ def test_everything_compiles_into_registers(case: str, dtype: str, arch: str) ->
         assert use.registers <= limit, f"{name} of {case} takes {use.registers} registers"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [c for c in CASES if c != "gradients 3"])
+def test_kernels_of_blocks_compile_into_registers(case: str, dtype: str) -> None:
+    ready = prepare(CASES[case], 4, dtype, Gpu("sm_90", few=True), False, False, (), 64)
+    assert ready is not None and ready.plan.ranged
+    options = ("--gpu-architecture=sm_90", *cuda.OPTIONS, "--ptxas-options=-v")
+    for name, use in sass.usage(nvrtc.compile_with_log(render(ready.plan), options)[1]).items():
+        assert use.spills == 0 and use.stack == 0, f"{name} of {case} spills: {use}"
+        assert use.registers <= REGISTERS, f"{name} of {case} takes {use.registers} registers"
+
+
 def slots(case: str, dtype: str) -> float:
     """Issue slots for each pair, or pair and component."""
     image, _ = compiled(case, dtype, "sm_90")
