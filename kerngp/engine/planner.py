@@ -26,7 +26,7 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
-MAX_MEMORY = 2500  # numbers that a formula may store for each pair
+MAX_MEMORY = 3000  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 
 
