@@ -29,7 +29,7 @@ EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
 SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
-MAX_MEMORY = 2500  # numbers that a formula may store for each pair
+MAX_MEMORY = 3000  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 STATE = 80  # components of a state given by formulas, of which all are registers
 
