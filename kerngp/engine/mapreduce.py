@@ -109,6 +109,11 @@ def launch(
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
     shapes = shapes_of(args)
+    if any(
+        [a.is_neg() for a in args]
+    ):  # torch negates them when it reads them; the memory has the other sign
+        args = tuple([a.resolve_neg() for a in args])
+        shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)
