@@ -220,6 +220,8 @@ def _intern(op: str, args: tuple[Expr, ...], attr: tuple) -> Expr:
 
 
 def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Expr:
+    from . import ops  # noqa: F401  (fills the table)
+
     nodes: list[Expr] = []
     for op, args, attr in program:
         nodes.append(_intern(op, tuple(nodes[k] for k in args), attr))
@@ -228,6 +230,8 @@ def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Ex
 
 def node(op: str, *args: Expr, attr: tuple = ()) -> Expr:
     """The node ``op(*args; *attr)``; checks names, number of arguments and dimensions."""
+    if op not in OPS:
+        from . import ops  # noqa: F401  (fills the table)
     record = OPS.get(op)
     if record is None:
         import difflib

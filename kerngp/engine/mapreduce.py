@@ -109,9 +109,7 @@ def launch(
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
     shapes = shapes_of(args)
-    if any(
-        [a.is_neg() for a in args]
-    ):  # torch negates them when it reads them; the memory has the other sign
+    if any(a.is_neg() for a in args):  # views that torch negates when it reads them
         args = tuple([a.resolve_neg() for a in args])
         shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes)

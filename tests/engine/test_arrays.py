@@ -284,4 +284,4 @@ def test_negated_views_keep_their_sign() -> None:
     got = map_reduce(Vi(0, 1) * Vj(1, 1), SUM, (negated, torch.ones(1, 1, dtype=torch.float64)))
     assert torch.equal(got, -z.imag)
     lazy = kerngp.Vi(z.imag) + kerngp.Vi(negated)  # the same memory, but not the same numbers
-    assert torch.equal(lazy.dense(), torch.zeros(3, 1, dtype=torch.float64))
+    assert not lazy.dense().any()
