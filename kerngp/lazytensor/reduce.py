@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from .. import options as _options
-from ..engine.arrays import Kind, adopt, restore
+from ..engine.arrays import Kind, adopt, is_complex, restore
 from ..engine.expr import Expr
 from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
 from ..engine.reductions import Reduction
-from ..errors import FormulaError, OptionError, ShapeError
+from ..errors import DTypeError, FormulaError, OptionError, ShapeError
 
 Settings = dict[str, Any]
 Finish = Callable[[torch.Tensor], torch.Tensor]
@@ -65,7 +65,14 @@ def deliver(out: torch.Tensor, kind: Kind | None, settings: Settings, flat: bool
     target = settings.get("out") if settings else None
     if target is None:
         return restore(out, kind)
-    adopt("out", target, writable=True).copy_(out.detach())
+    out = out.detach()
+    if out.is_complex():
+        if not is_complex(target):
+            raise DTypeError(f"out has dtype {target.dtype}; the result is complex, of dtype {out.dtype}.")
+        for part in ("real", "imag"):
+            adopt("out", getattr(target, part), writable=True).copy_(getattr(out, part))
+    else:
+        adopt("out", target, writable=True).copy_(out)
     return target
 
 
