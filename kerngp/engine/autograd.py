@@ -85,6 +85,16 @@ def with_residuals(o: Output) -> Output:
     return replace(o, reduction=o.reduction.recorded)
 
 
+def apart(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """All results, in memory of their own, as torch asks of an operator: residuals may share a state."""
+    results, seen = [], set()
+    for t in (t for values in found for t in values):
+        place = t.untyped_storage().data_ptr()
+        results.append(t.clone() if t._is_view() or place in seen else t)
+        seen.add(place)
+    return results
+
+
 def _record(
     outputs: tuple[Output, ...],
     args: tuple[Tensor, ...],

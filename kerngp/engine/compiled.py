@@ -15,7 +15,7 @@ import torch
 from .. import options as _options
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, cotangents, kind_of, selected_cotangents, with_residuals
+from .autograd import Sizes, apart, cotangents, kind_of, selected_cotangents, with_residuals
 from .mapreduce import launch, transforming
 from .plan import Geometry, Output, measure, shapes_of
 from .ranges import Ranges
@@ -120,7 +120,7 @@ def _outputs(parts: tuple) -> tuple[Output, ...]:
 @torch.library.custom_op("kerngp::map_reduce", mutates_args=())
 def _map_reduce(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> list[Tensor]:
     outputs, options = from_text(call)
-    return [t for out in launch(outputs, tuple(args), (M, N), options) for t in out]
+    return apart(launch(outputs, tuple(args), (M, N), options))
 
 
 @_map_reduce.register_fake

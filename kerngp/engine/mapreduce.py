@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
@@ -93,7 +93,7 @@ def map_reduce_many(
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
-    if is_compiling():
+    if is_dynamo_compiling():
         from .compiled import traced
 
         return traced(outputs, args, sizes, options, ranges)

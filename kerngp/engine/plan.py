@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, node, to_string, variables
@@ -33,7 +33,7 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
-        if is_compiling():  # what is made then is only read by `compiled.traced`
+        if is_dynamo_compiling():  # what is made then is only read by `compiled.traced`
             return
         if not isinstance(self.expr, Expr):
             from .sketch import formula

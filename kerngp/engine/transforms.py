@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, by_kind, cotangents, kind_of, tangents
+from .autograd import Sizes, apart, by_kind, cotangents, kind_of, tangents
 from .expr import variables
 from .mapreduce import launch, map_reduce_many, transforming
 from .plan import Output
@@ -94,8 +94,7 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        found = launch(call.outputs, args, call.sizes, call.options, call.ranges)
-        return tuple(t for out in found for t in out)
+        return tuple(apart(launch(call.outputs, args, call.sizes, call.options, call.ranges)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

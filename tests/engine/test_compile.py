@@ -10,15 +10,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from comparison import assert_close
+from comparison import arguments, assert_close, example_of
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from kerngp import LazyTensor
 from kerngp.engine import ops
+from kerngp.engine.define import define_reduction
 from kerngp.engine.expr import Pm, Vi, Vj, const, node
 from kerngp.engine.mapreduce import map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM
+from kerngp.engine.reduction import Reduction, with_k
+from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, REDUCTIONS, SUM
 from kerngp.engine.text import formula_of, formula_text, from_text, to_text
 from kerngp.options import Options, options
 
@@ -74,6 +76,29 @@ def test_map_reduce_is_one_graph(r, axis: str, backend: str) -> None:
         return 2 * out
 
     assert_compiles(f, points(), backend)
+
+
+@pytest.mark.parametrize("r", REDUCTIONS.values(), ids=repr)
+def test_every_reduction_of_the_table(r: Reduction) -> None:
+    """Values, indices, counts and truths; gradients of what has one; texts that give the record back."""
+    f, r = example_of(with_k(r, 2) if r.code == "kmin" else r)
+    args = tuple(a.requires_grad_() for a in arguments(f, 3, 4))
+
+    def call(*arrays: Tensor) -> Tensor:
+        out = map_reduce(f, r, arrays)
+        return torch.cat([t.double().flatten() for t in (out if isinstance(out, tuple) else (out,))])
+
+    assert_compiles(call, args, "aot_eager")
+    o = Output(f, r, "i")
+    assert from_text(to_text((o,), Options()))[0] == (o,)
+
+
+def test_a_reduction_of_ones_own_is_refused_by_name() -> None:
+    """A compiled graph is text; it could not find the record."""
+    r = define_reduction("mine", neutral=(0.0,), step=lambda s, f: s[0] + f, merge=lambda a, b: a[0] + b[0])
+    x, y = torch.randn(3, 2), torch.randn(4, 2)
+    with pytest.raises(RuntimeError, match="mine is not in the table of reductions"):
+        torch.compile(lambda x, y: map_reduce(Vi(0, 2) * Vj(1, 2), r, (x, y)), backend="eager")(x, y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -186,6 +211,8 @@ LAZY: dict[str, Callable[..., Tensor]] = {
     "weighted sum": weighted,
     "parameter": lambda x, y, b, p: kernel(x, y, LazyTensor(p)).sum(dim=0),
     "logsumexp": lambda x, y, b, p: (kernel(x, y) / 3).logsumexp(dim=1),
+    "weights": lambda x, y, b, p: kernel(x, y).sumsoftmaxweight(LazyTensor(b[None]), dim=1),
+    "products": lambda x, y, b, p: kernel(x, y).prod(dim=1) + kernel(x, y).mean(dim=1),
     "transpose": lambda x, y, b, p: kernel(x, y).t().sum(dim=1),
     "nearest": lambda x, y, b, p: (
         ((LazyTensor(x, axis=0) - LazyTensor(y, axis=1)) ** 2).sum(-1).Kmin(2, dim=1)

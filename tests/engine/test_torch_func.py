@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from comparison import CPU, assert_close
+from comparison import CPU, REFERENCE, SMOOTH, assert_close, example_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 from kerngp import LazyTensor
@@ -17,7 +17,8 @@ from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM, Reduction
+from kerngp.engine.reduction import Reduction
+from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM
 
 Tensor = torch.Tensor
 M, N, D = 4, 5, 2
@@ -125,6 +126,22 @@ def test_selections(transform: str, reduction: Reduction, axis: str) -> None:
     x, dx = points(), points()
     apply = TRANSFORMS[transform]
     assert_same(apply(ours(reduction, axis), x, dx), apply(theirs(reduction, axis), x, dx))
+
+
+@pytest.mark.parametrize("r", SMOOTH, ids=repr)
+def test_every_smooth_reduction(r: Reduction) -> None:
+    """vmap is a loop; both Jacobians are one; so are both nestings of the second derivative."""
+    f, r = example_of(r)
+    x, y, b = (torch.randn(*s, dtype=torch.float64) for s in ((3, 2, 2), (4, 2), (4, 2)))
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        out = map_reduce(f, r, (x, y, b), options=REFERENCE)
+        return out if isinstance(out, tuple) else (out,)
+
+    looped = [call(row) for row in x]
+    assert_same(vmap(call)(x), tuple(map(torch.stack, zip(*looped, strict=True))))
+    assert_same(jacfwd(call)(x[0]), jacrev(call)(x[0]), 1e-10)
+    assert_same(jacfwd(jacrev(call))(x[0]), jacrev(jacrev(call))(x[0]), 1e-10)
 
 
 def test_vmap_of_indices() -> None:
