@@ -1,15 +1,16 @@
-"""The one differentiation rule: gradients of reductions are reductions of other formulas.
+"""The one differentiation rule: derivatives of reductions are reductions of other formulas.
 
-Each reduction with a derivative has a *seed*: the cotangent of an entry, as a formula of the entry, of the
-results and of their cotangents. Each argument's cotangent is the sum, over the other axis, of the vjp of the
-entry's formula for that seed; a tangent is the sum of the transpose. All of them leave one pass. Selections:
-the envelope theorem, by evaluating the formula at the selected pairs, which torch differentiates itself.
+Each argument's cotangent is the sum, over the other axis, of the vjp of the formula; all of them leave one
+pass. What that vjp starts from is the reduction's own `seed`: the cotangent of an entry, given the results.
+The tangent of a result is the sum of the seed's transpose, applied to the tangent of the entry.
+Selections: the envelope theorem, by evaluating the formula at the selected pairs, which torch
+differentiates itself.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,13 +24,13 @@ from .expr import Expr, var, variables
 from .ops import ifelse, value_of, widen, zero
 from .plan import Geometry, Output, measure, shapes_of
 from .ranges import Ranges
-from .reduction import Reduction
-from .reductions import SUM, named
+from .reduction import Reduction, with_k
+from .reductions import REDUCTIONS, SUM
 from .rewrite import simplify
 
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
-Results = list[tuple[Tensor, ...]]
+Pass = Callable[..., list[tuple[Tensor, ...]]]  # of outputs, arguments, sizes, options and ranges
 KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
@@ -40,52 +41,69 @@ def differentiable(
     sizes: Sizes,
     options: Options,
     ranges: Ranges | None,
-) -> Results:
+) -> list[tuple[Tensor, ...]]:
     """`launch`, recorded by torch autograd."""
     from .mapreduce import launch
 
-    g = measure(outputs, shapes_of(args), sizes).within(ranges)
-    return by_kind(
-        outputs,
-        lambda smooth: grouped(smooth, _Smooth.apply(smooth, g, options, *args)),
-        lambda plain: launch(plain, args, (g.M, g.N), options, g.ranges),
-        lambda o: selected(o, args, g, options, launch),
-    )
+    return by_kind(outputs, args, sizes, options, ranges, _record, launch)
 
 
 def by_kind(
     outputs: tuple[Output, ...],
-    smooth: Callable[[tuple[Output, ...]], Results],
-    plain: Callable[[tuple[Output, ...]], Results],
-    selection: Callable[[Output], tuple[Tensor, ...]],
-) -> Results:
-    """Results of all outputs, each from the function of its kind.
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
+    record: Pass,
+    find: Pass,
+) -> list[tuple[Tensor, ...]]:
+    """Smooth reductions by ``record``, a pass that is differentiable; the others as ``find`` finds them."""
+    g = measure(outputs, shapes_of(args), sizes).within(ranges)
+    sizes = (g.M, g.N)
+    kinds = {o: kind_of(o.reduction) for o in outputs}
+    found: dict[Output, tuple[Tensor, ...]] = {}
+    smooth = tuple(o for o in kinds if kinds[o] == "smooth")
+    if smooth:
+        values = record(tuple(map(with_residuals, smooth)), args, sizes, options, g.ranges)
+        for o, v in zip(smooth, values, strict=True):
+            found[o] = v[: len(o.reduction.outputs)]
+    plain = tuple(o for o in kinds if kinds[o] == "plain")
+    if plain:
+        found.update(zip(plain, find(plain, args, sizes, options, g.ranges), strict=True))
+    return [found[o] if o in found else selected(o, args, g, options, find) for o in outputs]
 
-    Smooth outputs come with the residuals of their derivatives, which are left out of the result.
-    """
-    kinds = {o: kind(o.reduction) for o in outputs}
-    found = {o: selection(o) for o in kinds if kinds[o] == "selected"}
-    sums = tuple(o for o in kinds if kinds[o] == "smooth")
-    if sums:
-        results = smooth(tuple(replace(o, reduction=o.reduction.recorded) for o in sums))
-        found.update((o, v[: len(o.reduction.outputs)]) for o, v in zip(sums, results, strict=True))
-    rest = tuple(o for o in kinds if kinds[o] == "plain")
-    if rest:
-        found.update(zip(rest, plain(rest), strict=True))
-    return [found[o] for o in outputs]
 
-
-def kind(r: Reduction) -> str:
-    """ "plain" (whole numbers and truths: nothing to differentiate), "selected" or "smooth"."""
+def kind_of(r: Reduction) -> str:
+    """How a reduction is differentiated: "smooth" by its seed, "selected" at its entries, "plain": not."""
     if "value" not in r.outputs:
-        return "plain"
+        return "plain"  # whole numbers and truths
     return "selected" if r.selects else "smooth"
 
 
-def grouped(outputs: tuple[Output, ...], flat: Iterable[Tensor]) -> Results:
-    """The results of a pass, by output."""
-    values = iter(flat)
-    return [tuple(next(values) for _ in o.reduction.outputs) for o in outputs]
+def with_residuals(o: Output) -> Output:
+    """The output with all that its derivative needs among its results."""
+    return replace(o, reduction=o.reduction.recorded)
+
+
+def apart(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """All results, in memory of their own, as torch asks of an operator: residuals may share a state."""
+    results, seen = [], set()
+    for t in (t for values in found for t in values):
+        place = t.untyped_storage().data_ptr()
+        results.append(t.clone() if t._is_view() or place in seen else t)
+        seen.add(place)
+    return results
+
+
+def _record(
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
+) -> list[tuple[Tensor, ...]]:
+    values = iter(_Smooth.apply(outputs, sizes, options, ranges, *args))
+    return [tuple([next(values) for _ in o.reduction.outputs]) for o in outputs]
 
 
 class _Smooth(torch.autograd.Function):
@@ -93,14 +111,17 @@ class _Smooth(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: tuple[Output, ...], g: Geometry, options: Options, *args: Tensor
+        ctx: Any,
+        outputs: tuple[Output, ...],
+        sizes: Sizes,
+        options: Options,
+        ranges: Ranges | None,
+        *args: Tensor,
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        ctx.outputs, ctx.sizes, ctx.options, ctx.ranges = outputs, (g.M, g.N), options, g.ranges
-        ctx.count = len(args)
-        found = launch(outputs, args, ctx.sizes, options, g.ranges)
-        values = tuple(v for results in found for v in results)
+        values = tuple(v for found in launch(outputs, args, sizes, options, ranges) for v in found)
+        ctx.call, ctx.outputs, ctx.count = (sizes, options, ranges), outputs, len(args)
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
         return values
@@ -108,9 +129,8 @@ class _Smooth(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         args, values = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[3 + k])
-        found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options, ctx.ranges)
-        return (None, None, None, *found)
+        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[4 + k])
+        return (None, None, None, None, *cotangents(ctx.outputs, args, values, grads, wanted, *ctx.call))
 
 
 def cotangents(
@@ -123,16 +143,15 @@ def cotangents(
     options: Options,
     ranges: Ranges | None = None,
 ) -> list[Tensor | None]:
-    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the results: one pass."""
-    from .mapreduce import map_reduce_many
+    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass."""
+    from .transforms import derivatives
 
     active = tuple(k for k, h in enumerate(grads) if h is not None)
     targets, gradient = gradient_outputs(outputs, len(args), wanted, active)
     result: list[Tensor | None] = [None] * len(args)
     if gradient:
         extra = [h.contiguous() for h in grads if h is not None]
-        every = (*args, *extra, *values)
-        found = map_reduce_many(gradient, every, sizes=sizes, ranges=ranges, options=options)
+        found = derivatives(gradient, (*args, *extra, *values), sizes, options, ranges)
         for k, (value,) in zip(targets, found, strict=True):
             result[k] = value.sum_to_size(args[k].shape)
     return result
@@ -147,15 +166,15 @@ def tangents(
     options: Options,
     ranges: Ranges | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Tangents of the results (None where there is none), given those of the arguments: one pass."""
-    from .mapreduce import map_reduce_many
+    """Tangents of the outputs (None where there is none to have), given those of the arguments: one pass."""
+    from .transforms import derivatives
 
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
     every = (*args, *extra, *values)
-    found = map_reduce_many(forms, every, sizes=sizes, ranges=ranges, options=options) if forms else []
-    smooth = [kind(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
+    found = derivatives(forms, every, sizes, options, ranges) if forms else []
+    smooth = [kind_of(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):
         result[k] = value.expand_as(values[k])
@@ -179,23 +198,24 @@ def gradient_outputs(
     leaves = {v.attr[0]: v for v in variables(*(o.expr for o in outputs))}
     nodes = tuple(leaves[w] for w in wanted if w in leaves)
     totals: dict[int, Expr] = {}
-    for o, places in _places(outputs):
+    for o, places in _results(outputs):
         if not set(places) & set(active):
             continue
-        results, cotangents = [], []
-        for place, dim in zip(places, o.reduction.dims(o.expr.dim), strict=True):
-            results.append(var(n + len(active) + place, dim, KEPT[o.axis]))
-            there = place in active
-            cotangents.append(var(n + active.index(place), dim, KEPT[o.axis]) if there else zero(dim))
-        seed = _seed(o, tuple(results), tuple(cotangents))
-        for v, h in zip(nodes, _cotangents(o.expr, seed, nodes), strict=True):
+        dims = o.reduction.dims(o.expr.dim)
+        given = tuple(
+            var(n + active.index(place), dim, KEPT[o.axis]) if place in active else zero(dim)
+            for place, dim in zip(places, dims, strict=True)
+        )
+        # products with cotangents that are not there vanish
+        seed = simplify(_seed(o, n + len(active) + places.start, given))
+        for v, h in zip(nodes, _masked_vjp(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
                 totals[w] = totals[w] + h if w in totals else h
     return tuple(totals), tuple(Output(h, SUM, OTHER[leaves[w].attr[2]]) for w, h in totals.items())
 
 
-def _cotangents(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | None, ...]:
+def _masked_vjp(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | None, ...]:
     """The vjp; where a mask puts a constant in the place of f, 0, even if f has no derivative there."""
     if f.op != "ifelse" or value_of(f.args[2]) is None:
         return vjp(f, seed, nodes)
@@ -208,14 +228,19 @@ def _cotangents(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | No
 def tangent_outputs(
     outputs: tuple[Output, ...], n: int, active: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[Output, ...]]:
-    """Formulas of the tangents of the results that have a derivative, for tangents of arguments ``active``.
+    """Formulas of the tangents of smooth reductions, for tangents of the arguments ``active``.
 
-    New arguments: those tangents from position n on, then all results. Returns the results that have a
-    tangent and the reduction that gives each.
+    New arguments: those tangents from position n on, then all results. Returns the results that have
+    a tangent and the reduction that gives each.
+
+    Raises
+    ------
+    FormulaError
+        A reduction without a derivative.
     """
     found: dict[int, Output] = {}
-    for o, places in _places(outputs):
-        if kind(o.reduction) != "smooth":
+    for o, places in _results(outputs):
+        if kind_of(o.reduction) != "smooth":
             continue
         leaves = {v.attr[0]: v for v in variables(o.expr)}
         directions = {
@@ -226,57 +251,50 @@ def tangent_outputs(
         df = jvp(o.expr, directions)
         if df is None:
             continue
-        dims = o.reduction.dims(o.expr.dim)
-        results = tuple(
-            var(n + len(active) + place, dim, KEPT[o.axis]) for place, dim in zip(places, dims, strict=True)
-        )
-        free = n + len(active) + places.stop
-        for k, (place, dim) in enumerate(zip(places, dims, strict=True)):
-            # the seed is linear in the cotangent: its transpose takes the tangent of an entry
-            cotangent = var(free, dim, KEPT[o.axis])
-            seed = _seed(o, results, tuple(cotangent if m == k else zero(d) for m, d in enumerate(dims)))
-            (tangent,) = vjp(seed, widen(df, seed.dim), (cotangent,))
-            if tangent is not None:
-                found[place] = Output(tangent, SUM, o.axis)
+        first = n + len(active) + places.start
+        free = n + len(active) + sum(len(p.reduction.outputs) for p in outputs)
+        given = tuple(var(free + k, dim, KEPT[o.axis]) for k, dim in enumerate(o.reduction.dims(o.expr.dim)))
+        for place, h in zip(places, vjp(_seed(o, first, given), df, given), strict=True):
+            if h is not None:
+                found[place] = Output(h, SUM, o.axis)
     return tuple(found), tuple(found.values())
 
 
-def _places(outputs: tuple[Output, ...]) -> list[tuple[Output, range]]:
-    """Each output with the numbers of its results among those of all."""
+def _results(outputs: tuple[Output, ...]) -> list[tuple[Output, range]]:
+    """Each output with the numbers its results have among all results."""
     found, first = [], 0
     for o in outputs:
-        count = len(o.reduction.outputs)
-        found.append((o, range(first, first + count)))
-        first += count
+        found.append((o, range(first, first + len(o.reduction.outputs))))
+        first += len(o.reduction.outputs)
     return found
 
 
-def _seed(o: Output, results: tuple[Expr, ...], cotangents: tuple[Expr, ...]) -> Expr:
-    """The cotangent of an entry of ``o``."""
-    if o.reduction.seed is None:
+def _seed(o: Output, first: int, given: tuple[Expr, ...]) -> Expr:
+    """The cotangent of an entry for the cotangents ``given``; results are the arguments from ``first`` on."""
+    r = o.reduction
+    if r.seed is None:
         raise FormulaError(
-            f"the reduction {o.reduction.name} has no derivative; detach its arguments, or define it with "
-            "gradient=."
+            f"the reduction {r.name} has no derivative; detach its arguments, or define it with gradient=."
         )
-    seed = o.reduction.seed(o.reduction, o.expr, results, cotangents)
-    return simplify(widen(seed, o.expr.dim))  # products with cotangents that are not there vanish
+    results = tuple(var(first + k, dim, KEPT[o.axis]) for k, dim in enumerate(r.dims(o.expr.dim)))
+    return widen(r.seed(r, o.expr, results, given), o.expr.dim)
 
 
 def selected(
-    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, find: Callable[..., list]
+    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, find: Pass
 ) -> tuple[Tensor, ...]:
     """A selecting reduction: ``find`` the pairs without gradient, then evaluate the formula there."""
     if o.axis == "i":
         o = Output(transpose(o.expr), o.reduction, "j")
         g = g.exchanged()
-    found = find((o,), args, (g.M, g.N), options, g.ranges)[0]
+    call = (args, (g.M, g.N), options, g.ranges)
+    (found,) = find((o,), *call)
     if "value" not in o.reduction.outputs or g.N == 0:
         return found
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        index_only = (Output(o.expr, named("arg" + o.reduction.name, o.reduction.k)),)
-        (index,) = find(index_only, args, (g.M, g.N), options, g.ranges)[0]
+        ((index,),) = find((Output(o.expr, _index_of(o.reduction)),), *call)
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)
@@ -285,6 +303,11 @@ def selected(
     worst = -torch.inf if o.reduction.negated else torch.inf
     value = torch.where(index < 0, torch.full_like(value, worst), value)
     return tuple(value if kind == "value" else index for kind in o.reduction.outputs)
+
+
+def _index_of(r: Reduction) -> Reduction:
+    index = REDUCTIONS["arg" + r.name]
+    return with_k(index, r.k) if r.code == "kmin" else index
 
 
 def selected_cotangents(

@@ -8,23 +8,20 @@ does not come here: an operator costs as much as the engine's smallest calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 
 from .. import options as _options
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, cotangents, kind, selected_cotangents
+from .autograd import Sizes, apart, cotangents, kind_of, selected_cotangents, with_residuals
+from .mapreduce import launch, transforming
 from .plan import Geometry, Output, measure, shapes_of
 from .ranges import Ranges
 from .reduction import KINDS
-from .reductions import named
 from .sketch import formula, known
-from .text import from_text, to_text
+from .text import from_text, reduction, to_text
 
 Tensor = torch.Tensor
 
@@ -41,21 +38,17 @@ def traced(
     Raises
     ------
     BackendUnavailable
-        Forward mode or a transform of `torch.func` inside the compiled function; blocks of pairs.
+        Forward mode or a transform of `torch.func` inside the compiled function, or blocks of pairs.
+        torch wraps it.
     """
-    _refuse(ranges)
-    if _transforming():
-        raise BackendUnavailable(
-            "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
-            "leave the transform out of torch.compile, or compile without fullgraph=True."
-        )
+    _refuse_ranges(ranges)
+    _refuse_transforms()
     # the compiler hands over formulas and constants, but no record that is made while it looks on
     parts = []
     for o in outputs:
-        r = o.reduction
-        parts += [known(o.expr), r.name, r.k, r.scores, o.axis]
+        parts += [known(o.expr), o.reduction.name, o.reduction.k, o.reduction.scores, o.axis]
     found = _called(_call(options, *parts), _counts(*parts), args, sizes)
-    return [v[:n] for v, n in zip(found, _kept(*parts), strict=True)]
+    return [values[:n] for values, n in zip(found, _asked(*parts), strict=True)]
 
 
 def recorded(
@@ -66,12 +59,12 @@ def recorded(
     ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, as a call of the operator."""
-    _refuse(ranges)
+    _refuse_ranges(ranges)
     counts = tuple(len(o.reduction.outputs) for o in outputs)
     return _called(to_text(outputs, options), counts, args, sizes)
 
 
-def _refuse(ranges: Ranges | None) -> None:
+def _refuse_ranges(ranges: Ranges | None) -> None:
     if ranges is not None:
         raise BackendUnavailable(
             "reductions restricted to ranges cannot be part of a compiled or traced graph; call them outside."
@@ -90,41 +83,44 @@ def _called(
 
 
 @torch.compiler.assume_constant_result
-def _transforming() -> bool:
-    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
+def _refuse_transforms() -> None:
+    if transforming():
+        raise BackendUnavailable(
+            "forward mode and the transforms of torch.func cannot be compiled with kernel reductions inside; "
+            "leave the transform out of torch.compile, or mark the function that has it with "
+            "torch.compiler.disable."
+        )
 
 
 @torch.compiler.assume_constant_result
 def _call(options: Options | None, *parts: Any) -> str:
-    return to_text(_recorded(_outputs(*parts)), options or _options.current())
+    return to_text(_recorded(parts), options or _options.current())
 
 
 @torch.compiler.assume_constant_result
 def _counts(*parts: Any) -> tuple[int, ...]:
-    return tuple(len(o.reduction.outputs) for o in _recorded(_outputs(*parts)))
+    return tuple(len(o.reduction.outputs) for o in _recorded(parts))
 
 
 @torch.compiler.assume_constant_result
-def _kept(*parts: Any) -> tuple[int, ...]:
-    return tuple(len(o.reduction.outputs) for o in _outputs(*parts))
+def _asked(*parts: Any) -> tuple[int, ...]:
+    return tuple(len(o.reduction.outputs) for o in _outputs(parts))
 
 
-def _outputs(*parts: Any) -> tuple[Output, ...]:
-    records = map(named, parts[1::5], parts[2::5], parts[3::5])
-    return tuple(map(Output, map(formula, parts[::5]), records, parts[4::5]))
+def _recorded(parts: tuple) -> tuple[Output, ...]:
+    """With all that a derivative needs: whether one will be asked for is not known yet."""
+    return tuple(map(with_residuals, _outputs(parts)))
 
 
-def _recorded(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
-    """With the residuals of their derivatives."""
-    return tuple(replace(o, reduction=o.reduction.recorded) for o in outputs)
+def _outputs(parts: tuple) -> tuple[Output, ...]:
+    formulas, records = map(formula, parts[::5]), map(reduction, parts[1::5], parts[2::5], parts[3::5])
+    return tuple(map(Output, formulas, records, parts[4::5]))
 
 
 @torch.library.custom_op("kerngp::map_reduce", mutates_args=())
 def _map_reduce(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> list[Tensor]:
-    from .mapreduce import launch
-
     outputs, options = from_text(call)
-    return [t for out in launch(outputs, tuple(args), (M, N), options) for t in out]
+    return apart(launch(outputs, tuple(args), (M, N), options))
 
 
 @_map_reduce.register_fake
@@ -133,12 +129,12 @@ def _shapes(call: str, args: Sequence[Tensor], M: int | None, N: int | None) -> 
     g = _geometry(outputs, tuple(args), (M, N))
     results = []
     for o in outputs:
+        r = o.reduction
         rows = {"j": (g.M,), "i": (g.N,), "ij": ()}[o.axis]
-        kept = (o.reduction.k,) if o.reduction.code == "kmin" else ()
-        for what, dim in zip(o.reduction.outputs, o.reduction.dims(o.expr.dim), strict=True):
-            dtype = KINDS.get(what, g.dtype)
+        kept = (r.k,) if r.code == "kmin" else ()
+        for kind, dim in zip(r.outputs, r.dims(o.expr.dim), strict=True):
             shape = (*g.batch, *rows, *kept, dim)
-            results.append(torch.empty(shape, dtype=dtype, device=g.device))
+            results.append(torch.empty(shape, dtype=KINDS.get(kind, g.dtype), device=g.device))
     return results
 
 
@@ -159,9 +155,9 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
     args, results = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
     wanted = tuple(k for k, needs in enumerate(ctx.needs_input_grad[1]) if needs)
     owners = [o for o in outputs for _ in o.reduction.outputs]
-    smooth = [k for k, o in enumerate(owners) if kind(o.reduction) == "smooth"]
+    smooth = [k for k, o in enumerate(owners) if kind_of(o.reduction) == "smooth"]
     total = cotangents(
-        tuple(o for o in outputs if kind(o.reduction) == "smooth"),
+        tuple(o for o in outputs if kind_of(o.reduction) == "smooth"),
         args,
         tuple(results[k] for k in smooth),
         tuple(grads[k] for k in smooth),
@@ -170,7 +166,7 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple:
         options,
     )
     for o, h in zip(owners, grads, strict=True):
-        if kind(o.reduction) == "selected" and h is not None:
+        if kind_of(o.reduction) == "selected" and h is not None:
             g = _geometry((o,), args, ctx.sizes)
             more = selected_cotangents(o, args, h, wanted, g, options)
             total = [b if a is None else a if b is None else a + b for a, b in zip(total, more, strict=True)]

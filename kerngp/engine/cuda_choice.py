@@ -148,7 +148,7 @@ def planned(
         return None
     if ranged and any(o.axis == "i" for o in outputs):  # these are launched over the transposed blocks
         return None
-    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), ranged)
+    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), FEW_ROWS if ranged else 0)
     if ready is None:
         return None
     wide = ready.plan.schedule.wide  # has no sums over i; and long values have code for sums only

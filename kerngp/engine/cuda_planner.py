@@ -71,9 +71,13 @@ class CudaSchedule:
         """Rows of a block of pairs that a block of threads takes: wide ones start at whole pieces of rows."""
         return self.tile - self.rows + 1 if self.wide else self.tile
 
-    def for_ranges(self, tasks: tuple[Task, ...]) -> CudaSchedule:
-        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
-        return replace(self, group=1) if any(t.code == "min" for t in tasks) else self
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> CudaSchedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks.
+
+        The walk over ranges takes a few registers more; blocks of threads are small whatever the ``length``.
+        """
+        group = 1 if any(t.code == "min" for t in tasks) else self.group
+        return replace(self, group=group, blocks=min(self.blocks, 3))
 
 
 @dataclass(frozen=True)

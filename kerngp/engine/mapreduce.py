@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
@@ -93,12 +93,12 @@ def map_reduce_many(
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
-    if is_compiling():
+    if is_dynamo_compiling():
         from .compiled import traced
 
         return traced(outputs, args, sizes, options, ranges)
     options = options or _options.current()
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+    if transforming():
         from .transforms import needed, transformable
 
         if needed(args):
@@ -108,6 +108,11 @@ def map_reduce_many(
 
         return differentiable(outputs, args, sizes, options, ranges)
     return launch(outputs, args, sizes, options, ranges)
+
+
+def transforming() -> bool:
+    """Whether a dual level of forward mode or a transform of `torch.func` is active."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def launch(
@@ -134,6 +139,9 @@ def launch(
             )
         return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
+    if any(a.is_neg() for a in args):  # views that torch negates when it reads them
+        args = tuple([a.resolve_neg() for a in args])
+        shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
@@ -171,7 +172,7 @@ def number(value: float) -> tuple[Expr, Operands]:
 
 def constant(value: float) -> Expr:
     """A number that is part of the formula, whatever it is."""
-    if value == 0 and not is_compiling():  # 0.0 and -0.0 would be one entry of a cache
+    if value == 0 and not is_dynamo_compiling():  # 0.0 and -0.0 would be one entry of a cache
         return const(value)
     return build(const, (value,), ())
 
@@ -212,7 +213,7 @@ def _dim(t: torch.Tensor, name: str) -> int:
         raise ShapeError(
             f"{name} has shape {tuple(t.shape)}: its vectors have no components; expected D >= 1."
         )
-    return t.shape[-1]
+    return operator.index(t.shape[-1])  # also where torch.compile has a symbol for it
 
 
 def _layout_help(t: torch.Tensor) -> str:
@@ -232,7 +233,7 @@ def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ..
     Remembered: a formula typed in a loop is put together once. While `torch.compile` looks on, this
     and all that is built of it is a `sketch.Sketch`.
     """
-    if is_compiling():
+    if is_dynamo_compiling():
         from .sketch import sketch
 
         return sketch(make, attr, places, parts)
@@ -243,7 +244,11 @@ def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ..
 def put_together(
     make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr
 ) -> Expr:
-    """`build` of formulas proper."""
+    """`build` of formulas proper, or of what a broken graph has left."""
+    if not all(isinstance(e, Expr) for e in parts):
+        from .sketch import formula
+
+        parts = tuple(map(formula, parts))
     exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
     return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
 
@@ -399,7 +404,7 @@ def _same(a: Any, b: Any) -> bool:
         return isinstance(a, Symbol) and isinstance(b, Symbol) and a == b
     if type(a) is tuple or type(b) is tuple or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0 or is_compiling():
+    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0 or is_dynamo_compiling():
         return False
     if a.stride() != b.stride() or not a.numel():
         return False

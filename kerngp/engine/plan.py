@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, node, to_string, variables
@@ -32,6 +33,12 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
+        if is_dynamo_compiling():  # what is made then is only read by `compiled.traced`
+            return
+        if not isinstance(self.expr, Expr):
+            from .sketch import formula
+
+            object.__setattr__(self, "expr", formula(self.expr))
         object.__setattr__(self, "reduction", self.reduction.bind(self.expr.dim))
 
 
@@ -208,9 +215,15 @@ class Schedule:
     fma: bool = True
     scaling: bool = False
 
-    def for_ranges(self, tasks: tuple[Task, ...]) -> Schedule:
-        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
-        return replace(self, columns=1) if any(t.code == "min" for t in tasks) else self
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> Schedule:
+        """The same for blocks of pairs with so many rows.
+
+        Small blocks have small tiles. A selection names its column at once, as groups end with blocks.
+        """
+        rows = min(self.rows, -(-length // self.width))
+        if any(t.code == "min" for t in tasks):
+            return replace(self, rows=rows, columns=1)
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)

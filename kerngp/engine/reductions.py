@@ -21,7 +21,7 @@ from ..errors import FormulaError
 from .expr import Expr
 from .folds import FOLDS, WEIGHTED, above
 from .ops import exp
-from .reduction import Reduction, State, Tensor, with_k, with_scores
+from .reduction import Reduction, State, Tensor, with_k
 
 # ---------------------------------------------------------------- sum
 
@@ -248,25 +248,10 @@ REDUCTIONS: dict[str, Reduction] = {
     )
 }
 
-
-def named(name: str, k: int = 1, scores: int = 0) -> Reduction:
-    """The reduction of this name in the table, with its k or its number of exponents if it has one.
-
-    Raises
-    ------
-    FormulaError
-        There is none.
-    """
-    r = REDUCTIONS.get(name)
-    if r is None:
-        raise FormulaError(f"no reduction is named {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
-    return with_k(r, k) if r.code == "kmin" else with_scores(r, scores) if r.scores and scores else r
-
-
 _BY_NAME = {name.replace("_", ""): r for name, r in REDUCTIONS.items()}
 
 
-def by_name(name: str, weighted: bool = False) -> Reduction:
+def named(name: str, weighted: bool = False) -> Reduction:
     """The reduction of a name, in any case, with or without its underscore: "LogSumExp", "KMin_ArgKMin".
 
     ``weighted`` says that there are weights: of the name "LogSumExp" there is a form for them.

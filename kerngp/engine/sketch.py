@@ -57,8 +57,9 @@ def known(f: Any) -> Any:
 
 def formula(given: str | Sketch | Expr) -> Expr:
     """The formula that a text or a sketch stands for."""
-    text = known(given)
-    return formula_of(text) if isinstance(text, str) else text
+    if isinstance(given, Sketch):
+        return formula_of(given.text)
+    return formula_of(given) if isinstance(given, str) else given
 
 
 @torch.compiler.assume_constant_result

@@ -14,7 +14,8 @@ from ..errors import FormulaError
 from ..options import Options
 from .expr import Expr, postorder, revive
 from .plan import Output
-from .reductions import REDUCTIONS, named
+from .reduction import Reduction, with_k, with_scores
+from .reductions import REDUCTIONS
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,7 +36,7 @@ def to_text(outputs: tuple[Output, ...], options: Options) -> str:
     True
     """
     program, position = _program(*(o.expr for o in outputs))
-    results = [(position[o.expr], *_name(o)) for o in outputs]
+    results = [(position[o.expr], *_record(o.reduction), o.axis) for o in outputs]
     return _dumps([program, results, asdict(options)])
 
 
@@ -44,7 +45,8 @@ def from_text(text: str) -> tuple[tuple[Output, ...], Options]:
     """The outputs and options that `to_text` wrote."""
     program, results, options = json.loads(text)
     nodes = _nodes(program)
-    return tuple(_output(nodes[at], *name) for at, *name in results), Options(**options)
+    outputs = tuple(_output(nodes[at], *rest) for at, *rest in results)
+    return outputs, Options(**options)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -75,17 +77,33 @@ def _dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _name(o: Output) -> tuple[str, int, int, bool, str]:
-    r = o.reduction
-    residuals = len(r.outputs) > len(named(r.name, r.k, r.scores).outputs) if r.name in REDUCTIONS else False
-    name = (r.name, r.k, r.scores, residuals, o.axis)
-    if r.name not in REDUCTIONS or _output(o.expr, *name) != o:
-        raise FormulaError(f"{r} is not the reduction of that name, so a compiled graph could not find it.")
-    return name
+def reduction(name: str, k: int, scores: int) -> Reduction:
+    """The reduction of this name in the table, with its k and its scores if it has them.
+
+    Raises
+    ------
+    FormulaError
+        There is none.
+    """
+    r = REDUCTIONS.get(name)
+    if r is None:
+        raise FormulaError(
+            f"{name} is not in the table of reductions, so a compiled graph could not find it."
+        )
+    if r.code == "kmin":
+        return with_k(r, k)
+    return with_scores(r, scores) if r.scores else r
+
+
+def _record(r: Reduction) -> tuple[str, int, int, bool]:
+    known = reduction(r.name, r.k, r.scores)
+    if (known.code, known.build) != (r.code, r.build):
+        raise FormulaError(f"{r} is not the {r.name} of the table, so a compiled graph could not find it.")
+    return r.name, r.k, r.scores, r.residuals < known.residuals
 
 
 def _output(f: Expr, name: str, k: int, scores: int, residuals: bool, axis: str) -> Output:
-    o = Output(f, named(name, k, scores), axis)
+    o = Output(f, reduction(name, k, scores), axis)
     return replace(o, reduction=o.reduction.recorded) if residuals else o
 
 

@@ -7,19 +7,25 @@ autograd does without this: recording a call here costs several times as much.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import (
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Results, Sizes, by_kind, cotangents, grouped, kind, selected, tangents
+from .autograd import Sizes, apart, by_kind, cotangents, kind_of, tangents
 from .expr import variables
-from .mapreduce import launch
-from .plan import Output, measure, shapes_of
+from .mapreduce import launch, map_reduce_many, transforming
+from .plan import Output
 from .ranges import Ranges
 
 Tensor = torch.Tensor
@@ -37,20 +43,29 @@ def needed(args: tuple[Tensor, ...]) -> bool:
     )
 
 
+def refuse(what: str, args: Sequence[Tensor]) -> None:
+    """Refuse what has no rule for transforms: its derivative would be wrong or lost.
+
+    Raises
+    ------
+    BackendUnavailable
+    """
+    if transforming() and needed(tuple(args)):
+        raise BackendUnavailable(
+            f"forward mode and the transforms of torch.func are not defined for {what} in this version; "
+            "use torch.autograd.grad or backward, which work to any order."
+        )
+
+
 def transformable(
     outputs: tuple[Output, ...],
     args: tuple[Tensor, ...],
     sizes: Sizes,
     options: Options,
     ranges: Ranges | None,
-) -> Results:
+) -> list[tuple[Tensor, ...]]:
     """`launch`, as a function that every transform of torch knows."""
-    g = measure(outputs, shapes_of(args), sizes).within(ranges)
-
-    def compute(some: tuple[Output, ...]) -> Results:
-        return _apply(some, args, (g.M, g.N), options, g.ranges)
-
-    return by_kind(outputs, compute, compute, lambda o: selected(o, args, g, options, _apply))
+    return by_kind(outputs, args, sizes, options, ranges, _apply, _apply)
 
 
 @dataclass(frozen=True)
@@ -68,25 +83,24 @@ def _apply(
     args: tuple[Tensor, ...],
     sizes: Sizes,
     options: Options,
-    ranges: Ranges | None = None,
-) -> Results:
-    return grouped(outputs, _Pass.apply(_Call(outputs, sizes, options, ranges), *args))
+    ranges: Ranges | None,
+) -> list[tuple[Tensor, ...]]:
+    flat = iter(_Pass.apply(_Call(outputs, sizes, options, ranges), *args))
+    return [tuple(next(flat) for _ in o.reduction.outputs) for o in outputs]
 
 
 class _Pass(torch.autograd.Function):
-    """One pass. What has a seed is differentiable; selections find their entries and columns."""
+    """One pass. Smooth reductions are differentiable; selections find their entries and columns."""
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(
-            t for out in launch(call.outputs, args, call.sizes, call.options, call.ranges) for t in out
-        )
+        return tuple(apart(launch(call.outputs, args, call.sizes, call.options, call.ranges)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         call, *args = inputs
         ctx.call, ctx.count = call, len(args)
-        smooth = [kind(o.reduction) == "smooth" for o in call.outputs for _ in o.reduction.outputs]
+        smooth = [kind_of(o.reduction) == "smooth" for o in call.outputs for _ in o.reduction.outputs]
         ctx.mark_non_differentiable(*(t for t, s in zip(output, smooth, strict=True) if not s))
         ctx.save_for_backward(*args, *output)
         ctx.save_for_forward(*args, *output)
@@ -107,16 +121,55 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, call: _Call, *args: Tensor) -> tuple:  # type: ignore[override]
-        core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(*(o.expr for o in call.outputs))}
-        rank = max((args[k].dim() - (in_dims[1 + k] is not None) - n for k, n in core.items()), default=0)
-        moved = list(args)
-        for k, n in core.items():
-            if in_dims[1 + k] is not None:
-                a = args[k].movedim(in_dims[1 + k], 0)
-                moved[k] = a[(slice(None), *[None] * (rank - (a.dim() - 1 - n)))]
-        batched = any(in_dims[1 + k] is not None for k in core)
+        moved, batched = _with_leading_axis(call.outputs, args, in_dims[1:])
         flat = _Pass.apply(call, *moved)
         return flat, tuple(0 if batched else None for _ in flat)
+
+
+def _with_leading_axis(
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], dims: tuple[int | None, ...]
+) -> tuple[tuple[Tensor, ...], bool]:
+    """The arguments with one more batch axis, ``dims``, before all others; and whether results have it."""
+    core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(*(o.expr for o in outputs))}
+    rank = max((args[k].dim() - (dims[k] is not None) - n for k, n in core.items()), default=0)
+    moved = list(args)
+    for k, n in core.items():
+        d = dims[k]
+        if d is not None:
+            a = args[k].movedim(d, 0)
+            moved[k] = a[(slice(None), *[None] * (rank - (a.dim() - 1 - n)))]
+    return tuple(moved), any(dims[k] is not None for k in core)
+
+
+def derivatives(
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
+    level: int | None = None,
+) -> list[tuple[Tensor, ...]]:
+    """`map_reduce_many` of what autograd hands to a backward or a jvp.
+
+    With ``is_grads_batched`` and ``vectorize=True`` these may be tensors of torch's older vmap, which has
+    no interpreter that would ask `_Pass`: their axes are taken off here, level by level.
+    """
+    legacy = [is_legacy_batchedtensor(a) for a in args]
+    if not any(legacy):
+        return map_reduce_many(outputs, args, sizes=sizes, ranges=ranges, options=options)
+    if level is None:
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+    plain = tuple(
+        torch._remove_batch_dim(a, level, 1, 0) if b else a  # type: ignore[attr-defined]
+        for a, b in zip(args, legacy, strict=True)
+    )
+    moved, batched = _with_leading_axis(outputs, plain, tuple(0 if b else None for b in legacy))
+    found = derivatives(outputs, moved, sizes, options, ranges, level - 1)
+    if not batched:
+        return found
+    add = torch._add_batch_dim  # type: ignore[attr-defined]
+    return [tuple(add(t, 0, level) for t in out) for out in found]
 
 
 def _saved(ctx: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

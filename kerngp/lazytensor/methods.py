@@ -111,7 +111,7 @@ def _reducing(r: Reduction) -> None:
         call: bool = True,
         **settings: Any,
     ) -> Any:
-        return self._reduce_weighted(r, weight, axis, dim, call, settings)
+        return self._reduce_weighted(REDUCTIONS[key], weight, axis, dim, call, settings)
 
     f = nearest if r.code == "kmin" else weighted if r.scores else method
     name = r.name.replace("kmin", "Kmin").replace("kmax", "Kmax")

@@ -33,7 +33,7 @@ from ..engine.operands import (
 )
 from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction, with_k, with_scores
-from ..engine.reductions import LOGSUMEXP, SUM, by_name, check_weights
+from ..engine.reductions import LOGSUMEXP, SUM, check_weights, named
 from ..errors import FormulaError, ShapeError
 from .reduce import Deferred, Finish, Settings, compute
 
@@ -70,6 +70,9 @@ class LazyTensor:
 
     Notes
     -----
+    ``K[k]`` and ``K[..., k:l]`` pick components of the vectors. ``K[rows, columns]`` with slices or index
+    arrays is a smaller LazyTensor; with an integer, or two index arrays, which pick pairs, it is an array.
+
     Reductions over i (``axis=0`` without batch axes) give (..., N, D), over j (``axis=1``) give
     (..., M, D), in the library of the arrays; ``axis=-1`` reduces the components of each vector and
     stays lazy. With torch tensors everything is differentiable, to any order. The design follows
@@ -342,7 +345,7 @@ class LazyTensor:
             make it.
         """
         weighted = other is not None
-        record = reduction_op if isinstance(reduction_op, Reduction) else by_name(reduction_op, weighted)
+        record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op, weighted)
         if weighted:
             return self._reduce_weighted(record, other, axis, dim, call, settings)
         return self._reduce(sized(record, opt_arg), axis, dim, call, settings)

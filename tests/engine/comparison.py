@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kerngp.engine import autodiff
-from kerngp.engine.expr import Expr, variables
-from kerngp.engine.folds import MEAN
+from kerngp.engine import autodiff, ops
+from kerngp.engine.autograd import kind_of
+from kerngp.engine.expr import Expr, Vi, Vj, variables
+from kerngp.engine.folds import MEAN, weighted_entry
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.ops import absolute
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import LOGSUMEXP, MAX, SUM, Reduction
+from kerngp.engine.reduction import Reduction, with_scores
+from kerngp.engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM
 from kerngp.options import Options
 
 Tensor = torch.Tensor
@@ -48,6 +50,15 @@ def arguments(
         out[index] = (scale * size * sign).to(dtype)
     # positions no variable reads hold something harmless
     return tuple(out.get(k, torch.zeros(1, dtype=dtype)) for k in range(1 + max(out, default=-1)))
+
+
+SMOOTH = [r for r in REDUCTIONS.values() if kind_of(r) == "smooth"]
+
+
+def example_of(r: Reduction) -> tuple[Expr, Reduction]:
+    """An entry of x_i, y_j and b_j (dim 2) for a reduction of the table; weighted ones get weights."""
+    f = ops.sin(Vi(0, 2) - 0.5 * Vj(1, 2)) + 1.5
+    return (weighted_entry(f, Vj(2, 2) ** 2), with_scores(r, 2)) if r.scores else (f * Vj(2, 2), r)
 
 
 def exact(
@@ -233,6 +244,7 @@ def assert_same_values(f: Expr, g: Expr, args: Sequence[Tensor], sizes: Sizes, r
 __all__ = [
     "CPU",
     "EPS",
+    "SMOOTH",
     "LOGSUMEXP",
     "REFERENCE",
     "arguments",
@@ -243,4 +255,5 @@ __all__ = [
     "assert_merge_law",
     "assert_same_values",
     "exact",
+    "example_of",
 ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from comparison import CPU, REFERENCE, arguments, assert_close
+from comparison import CPU, REFERENCE, SMOOTH, arguments, assert_close, example_of
 from torch.autograd import forward_ad as fwd
 
 from kerngp import LazyTensor
 from kerngp.engine import ops
+from kerngp.engine.define import define_reduction
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
+from kerngp.engine.folds import PROD
 from kerngp.engine.mapreduce import dense, map_reduce
-from kerngp.engine.reductions import ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM, Reduction
+from kerngp.engine.reduction import Reduction
+from kerngp.engine.reductions import ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM
+from kerngp.errors import FormulaError
 from kerngp.options import Options
 
 Tensor = torch.Tensor
@@ -54,16 +58,55 @@ def test_a_tangent_is_one_pass(launches) -> None:
         assert (launches.compiled, launches.reference) == (1, 0)
 
 
-@pytest.mark.parametrize("r", [SUM, LOGSUMEXP, MAX, MIN_ARGMIN, KMIN(2)], ids=repr)
+@pytest.mark.parametrize("r", [SUM, MAX, MIN_ARGMIN, KMIN(2)], ids=repr)
 def test_gradcheck_in_forward_mode(r: Reduction) -> None:
-    args = [a.requires_grad_() for a in arguments(FORMULA, 3, 4)]
+    args = [a.requires_grad_() for a in arguments(FORMULA, 2, 3)]
 
     def call(*arrays: Tensor) -> Tensor:
-        out = map_reduce(FORMULA, r, arrays)
+        out = map_reduce(FORMULA, r, arrays, options=REFERENCE)
         return out[0] if isinstance(out, tuple) else out
 
-    assert torch.autograd.gradcheck(call, args, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(call, args, check_fwd_over_rev=True, check_rev_over_rev=True)
+    assert torch.autograd.gradcheck(call, args, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, args, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("r", SMOOTH, ids=repr)
+def test_every_smooth_reduction(r: Reduction, launches) -> None:
+    """Forward mode, and forward over reverse, by finite differences; tangents of generated code."""
+    f, r = example_of(r)
+    args = [a.requires_grad_() for a in arguments(f, 2, 3)]
+
+    def call(*arrays: Tensor, options: Options = REFERENCE) -> tuple[Tensor, ...]:
+        out = map_reduce(f, r, arrays, options=options)
+        return out if isinstance(out, tuple) else (out,)
+
+    assert torch.autograd.gradcheck(call, args, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, args, check_fwd_over_rev=True)
+    args, dx = arguments(f, 7, 33), arguments(f, 7, 33)
+    want = torch.func.jvp(call, args, dx)
+    launches.clear()
+    got = torch.func.jvp(lambda *a: call(*a, options=CPU), args, dx)
+    assert (launches.compiled, launches.reference) == (2, 0)
+    for g, w in zip(sum(got, ()), sum(want, ()), strict=True):
+        assert_close(g, w, 1e-12 * (1 + w.abs().max()))
+
+
+def test_tangents_of_products_with_zeros() -> None:
+    """One zero: the product of the others moves the result. Two: none does."""
+    x = torch.tensor([[2.0, 0.0, 3.0], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    with fwd.dual_level():
+        a = fwd.make_dual(x, torch.full_like(x, 0.5))
+        eye = torch.eye(3, dtype=torch.float64)
+        out = map_reduce(ops.dot(Vi(0, 3), Vj(1, 3)), PROD, (a, eye))
+        assert fwd.unpack_dual(tensor(out)).tangent.tolist() == [[3.0], [0.0]]
+
+
+def test_a_reduction_without_derivative_says_so() -> None:
+    squares = {"step": lambda s, f: s[0] + f * f, "merge": lambda a, b: a[0] + b[0]}
+    r = define_reduction("sum of squares", neutral=(0.0,), **squares)
+    x, y = torch.randn(3, 2), torch.randn(4, 2)
+    with pytest.raises(FormulaError, match="the reduction sum of squares has no derivative"):
+        torch.func.jvp(lambda x: map_reduce(Vi(0, 2) * Vj(1, 2), r, (x, y)), (x,), (x,))
 
 
 def test_an_index_has_no_tangent() -> None:

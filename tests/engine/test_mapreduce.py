@@ -16,6 +16,7 @@ from comparison import (
     exact,
 )
 
+from kerngp import LazyTensor
 from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj, const, postorder
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many, paired
@@ -270,6 +271,21 @@ def test_all_first_gradients_leave_one_pass(axis: str, M: int, launches) -> None
     total = {"j": K.sum(1), "i": K.sum(0), "ij": K.sum((0, 1))}[axis]
     for got, want in zip(grads, torch.autograd.grad(total, leaves, seed), strict=True):
         assert_close(got, want, 1e-11 * (1 + want.abs().max()), "gradient")
+
+
+@pytest.mark.parametrize("E", [1, 8])
+def test_all_first_gradients_of_a_lazy_product_leave_one_pass(E: int, launches) -> None:
+    """Points on both sides, weights and a parameter."""
+    shapes = ((40, 3), (50, 3), (50, E), (1,))
+    x, y, b, p = args = [torch.rand(*s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    D = (LazyTensor(x[:, None]) - LazyTensor(y[None])) ** 2
+    out = (-D.sum(-1) * LazyTensor(p)).exp() @ b
+    assert (launches.compiled, launches.reference) == (1, 0)
+    grads = torch.autograd.grad(out.sin().sum(), args)
+    assert (launches.compiled, launches.reference) == (2, 0)
+    want = torch.exp(-torch.cdist(x, y).square() * p) @ b
+    for g, w in zip(grads, torch.autograd.grad(want.sin().sum(), args), strict=True):
+        assert_close(g, w, 1e-11)
 
 
 def test_no_gradient_means_no_record() -> None:
@@ -544,3 +560,15 @@ def test_options_are_scoped_and_captured_for_backward(launches) -> None:
     assert launches.compiled == 0 and launches.reference > 0
     map_reduce(f, SUM, [a.detach() for a in args])
     assert launches.compiled == 1
+
+
+@pytest.mark.parametrize("axis", ["j", "i", "ij"])
+@pytest.mark.parametrize("dim", [4, 20])
+def test_a_number_that_is_repeated(axis: str, dim: int, dtype: torch.dtype, launches) -> None:
+    """Sums of formulas whose only vector is a repetition, as the gradient of a sum of components is."""
+    x, y, p = Vi(0, 1), Vj(1, 1), Pm(2, 1)
+    for core in (x, y, p * p, x * y, ops.exp(x * y) * x * y, 0.0 * x + 2.5):
+        args = (torch.rand(7, 1, dtype=dtype), torch.rand(9, 1, dtype=dtype), torch.rand(1, dtype=dtype))
+        launches.clear()
+        assert_matches_reference(ops.widen(core, dim), SUM, args, axis=axis, sizes=(7, 9))
+        assert launches.compiled >= 1

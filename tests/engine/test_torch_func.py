@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from comparison import CPU, assert_close
+from comparison import CPU, REFERENCE, SMOOTH, assert_close, example_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 from kerngp import LazyTensor
@@ -17,7 +17,8 @@ from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM, Reduction
+from kerngp.engine.reduction import Reduction
+from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN_ARGMIN, SUM
 
 Tensor = torch.Tensor
 M, N, D = 4, 5, 2
@@ -103,16 +104,21 @@ TRANSFORMS: dict[str, Callable] = {
 }
 
 
+# the others are made of these
+BASIC = ("nested vmap", "grad", "jvp", "linearize", "jacfwd", "hessian", "vmap of grad")
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("axis", ["j", "i", "ij"])
-@pytest.mark.parametrize("reduction", [SUM, LOGSUMEXP], ids=repr)
-def test_smooth_reductions(transform: str, axis: str, reduction: Reduction) -> None:
+@pytest.mark.parametrize(
+    ("reduction", "axis"), [(SUM, "j"), (SUM, "i"), (SUM, "ij"), (LOGSUMEXP, "j")], ids=repr
+)
+def test_smooth_reductions(transform: str, reduction: Reduction, axis: str) -> None:
     x, dx = points(), points()
     apply = TRANSFORMS[transform]
     assert_same(apply(ours(reduction, axis), x, dx), apply(theirs(reduction, axis), x, dx))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", BASIC)
 @pytest.mark.parametrize(
     ("reduction", "axis"), [(MAX, "j"), (MIN_ARGMIN, "i"), (KMIN(2), "j")], ids=["max", "min_argmin", "kmin"]
 )
@@ -120,6 +126,22 @@ def test_selections(transform: str, reduction: Reduction, axis: str) -> None:
     x, dx = points(), points()
     apply = TRANSFORMS[transform]
     assert_same(apply(ours(reduction, axis), x, dx), apply(theirs(reduction, axis), x, dx))
+
+
+@pytest.mark.parametrize("r", SMOOTH, ids=repr)
+def test_every_smooth_reduction(r: Reduction) -> None:
+    """vmap is a loop; both Jacobians are one; so are both nestings of the second derivative."""
+    f, r = example_of(r)
+    x, y, b = (torch.randn(*s, dtype=torch.float64) for s in ((3, 2, 2), (4, 2), (4, 2)))
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        out = map_reduce(f, r, (x, y, b), options=REFERENCE)
+        return out if isinstance(out, tuple) else (out,)
+
+    looped = [call(row) for row in x]
+    assert_same(vmap(call)(x), tuple(map(torch.stack, zip(*looped, strict=True))))
+    assert_same(jacfwd(call)(x[0]), jacrev(call)(x[0]), 1e-10)
+    assert_same(jacfwd(jacrev(call))(x[0]), jacrev(jacrev(call))(x[0]), 1e-10)
 
 
 def test_vmap_of_indices() -> None:
@@ -165,6 +187,23 @@ def test_plain_autograd_through_vmap_and_outer_leaves() -> None:
     ):
         got, want = (torch.autograd.grad(transform(f).square().sum(), x[1])[0] for f in (ours(), theirs()))
         assert_close(got, want, 1e-11 * (1 + want.abs().max()))
+
+
+@pytest.mark.parametrize(("reduction", "axis"), [(SUM, "j"), (SUM, "ij"), (LOGSUMEXP, "i"), (MAX, "j")])
+def test_batched_gradients_of_torch_autograd(reduction: Reduction, axis: str) -> None:
+    """``vectorize=True`` and ``is_grads_batched``, which use an older vmap."""
+    from torch.autograd.functional import hessian as slow_hessian
+    from torch.autograd.functional import jacobian
+
+    x = tuple(a.requires_grad_() for a in points())
+    f, g = ours(reduction, axis), theirs(reduction, axis)
+    for strategy in ("reverse-mode", "forward-mode"):
+        how = {"vectorize": True, "strategy": strategy}
+        assert_same(jacobian(f, x, **how), jacobian(g, x, **how))
+    assert_same(slow_hessian(scalar(f), x, vectorize=True), slow_hessian(scalar(g), x))
+    seeds = torch.randn(3, *f(*x).shape, dtype=torch.float64)
+    got, want = (torch.autograd.grad(h(*x), x, seeds, is_grads_batched=True) for h in (f, g))
+    assert_same(got, want)
 
 
 def test_several_outputs_share_their_passes(launches) -> None:
@@ -250,7 +289,7 @@ LAZY: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", BASIC)
 @pytest.mark.parametrize("name", LAZY)
 def test_lazy_tensors_inside(transform: str, name: str) -> None:
     x, dx = points(), points()

@@ -533,17 +533,18 @@ def _execute(
     signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
     shape = None if signal is None else shapes_of((signal,))[0]
     shapes = shapes_of(args)
-    tables = () if g.ranges is None else g.ranges.i.work(plan.schedule.rows_of_range, g.device)
-    groups = len(tables[0]) if tables else 0
+    rows = plan.schedule.rows_of_range
+    walk = None if g.ranges is None else g.ranges.i.walk(rows)
     sizes = replace(g, ranges=None)
 
     results = [] if arrays is None else arrays
 
     def layout(plan: Plan) -> CudaLayout:
-        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, groups)
+        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, walk)
 
     def launch(plan: Plan) -> None:
         lay = layout(plan)
+        tables = () if g.ranges is None else g.ranges.i.tables(rows, lay.splits, g.device)
         numbers = array.array("q", lay.numbers)
         for slot, k in lay.bind:
             numbers[slot] = args[k].data_ptr()
