@@ -25,6 +25,8 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.ranges import Ranges
+from ..engine.reduction import Reduction
 from .kernel import KernelFunction as KernelFunction
 from .kernel import kernel as kernel
 from .lookup import lookup as lookup
@@ -61,6 +63,8 @@ def methods(cls: type) -> list[str]:
             continue
         if isinstance(value, property):
             lines += ["    @property", *function(value.fget, name)]
+            if value.fset is not None:
+                lines += [f"    @{name}.setter", *function(value.fset, name)]
         elif isinstance(value, staticmethod):
             lines += ["    @staticmethod", *function(value.__func__, name)]
         elif inspect.isfunction(value):

@@ -37,6 +37,11 @@ REDUCTIONS = {
     "argmax": lambda f, axis: f.argmax(axis),
     "min_argmin": lambda f, axis: (f.amin(axis), f.argmin(axis)),
     "max_argmax": lambda f, axis: (f.amax(axis), f.argmax(axis)),
+    "prod": lambda f, axis: f.prod(axis),
+    "mean": lambda f, axis: f.mean(axis),
+    "count": lambda f, axis: f.count_nonzero(axis),
+    "any": lambda f, axis: f.bool().any(axis),
+    "all": lambda f, axis: f.bool().all(axis),
 }
 
 
@@ -64,6 +69,43 @@ def test_reductions_over_either_axis(name, batch):
         agree(getattr(lazy, name)(axis - b - 3), expected)
         agree(getattr(lazy, f"{name}_reduction")(axis=axis), expected)
         agree(lazy.reduction(name.title(), axis=axis), expected)
+
+
+def test_questions_about_comparisons():
+    x, y = points()
+    lazy, dense = Vi(x) < Vj(y) - 0.5, x[:, None] < y[None] - 0.5
+    for axis in (0, 1):
+        agree(lazy.count(axis=axis), dense.sum(axis))
+        agree(lazy.any(axis=axis), dense.any(axis))
+        agree(lazy.all(axis=axis), dense.all(axis))
+        agree(lazy.mean(axis=axis), dense.double().mean(axis))
+    assert (Vi(x.numpy()) < Vj(y.numpy())).any(axis=1).dtype == np.bool_
+    assert (Vi(x.numpy()) < Vj(y.numpy())).count(axis=1).dtype == np.int64
+
+
+def test_reductions_over_the_components():
+    x, y = points()
+    lazy, dense = (Vi(x) - Vj(y)).relu(), (x[:, None] - y[None]).relu()
+    agree(lazy.prod().dense(), dense.prod(-1))
+    agree(lazy.mean(-1).dense(), dense.mean(-1))
+    agree(lazy.count(axis=-1).dense(), dense.count_nonzero(-1).double())
+    agree(lazy.any().dense(), dense.bool().any(-1).double())
+    agree(lazy.all().dense(), dense.bool().all(-1).double())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dim", [1, D])
+def test_k_largest(dim, axis):
+    x, y = points(dim=dim)
+    lazy, dense = Vi(x) * Vj(y), x[:, None] * y[None]
+    values, index = (t.movedim(axis, 1) for t in dense.topk(3, axis))
+    if dim == 1:
+        values, index = values.squeeze(-1), index.squeeze(-1)
+    agree(lazy.Kmax(3, axis=axis), values)
+    agree(lazy.argKmax(K=3, dim=axis), index)
+    agree(lazy.Kmax_argKmax(3, axis=axis), (values, index))
+    agree(lazy.Kmax_argKmax_reduction(3, axis=axis), (values, index))
+    agree(lazy.reduction("ArgKMax", opt_arg=3, axis=axis), index)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -195,6 +237,62 @@ def test_weighted_logsumexp_and_softmax(axis, weights):
     agree(f.sumsoftmaxweight(Vj(w), axis=axis), (dense.softmax(axis)[..., None] * w[None]).sum(axis))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("dim", "weights"), [(1, 1), (1, 3), (D, 1), (D, D)])
+def test_weighted_reductions_by_their_names(axis, dim, weights):
+    x, y = points(dim=dim)
+    f, F = Vi(x) * Vj(y), x[:, None] * y[None]
+    p = torch.rand(weights, dtype=torch.float64)
+    w, W = Vi(x)[:1].square() * Pm(p), (x[:, None, :1].square() * p).expand(M, N, weights)
+    m = F.amax(axis)
+    raw = torch.cat([m, (W * (F - m.unsqueeze(axis)).exp()).sum(axis)], -1)
+    expected = {
+        "LogSumExp": (F + W.log()).logsumexp(axis),
+        "LogSumExpWeight": (F + W.log()).logsumexp(axis),
+        "SumSoftMaxWeight": (F.softmax(axis) * W).sum(axis),
+        "SoftMax": (F.softmax(axis) * W).sum(axis),
+        "SoftMin": ((-F).softmax(axis) * W).sum(axis),
+        "Max_SumShiftExp": raw,
+        "Max_SumShiftExpWeight": raw,
+    }
+    for name, want in expected.items():
+        agree(f.reduction(name, other=w, axis=axis), want)
+        if name not in ("LogSumExp", "Max_SumShiftExp"):
+            agree(getattr(f, name.lower())(w, axis=axis), want)
+            agree(getattr(f, f"{name.lower()}_reduction")(weight=w, dim=axis), want)
+    agree(f.max_sumshiftexp(axis=axis), torch.cat([m, (F - m.unsqueeze(axis)).exp().sum(axis)], -1))
+
+
+def test_weights_with_batch_axes():
+    x, y = points()
+    w = torch.rand(2, N, 2, dtype=torch.float64)
+    f, F = Vi(x).sqdist(Vj(y)), (x[:, None] - y[None]).square().sum(-1, keepdim=True)
+    agree(f.softmin(LazyTensor(w[:, None]), axis=-2), ((-F).softmax(1) * w[:, None]).sum(-2))
+
+
+def test_symbolic_weights():
+    x, y = points()
+    w = torch.rand(N, 2, dtype=torch.float64)
+    deferred = Vi(0, D).sqdist(Vj(1, D)).sumsoftmaxweight(Vj(2, 2), axis=1)
+    F = (x[:, None] - y[None]).square().sum(-1)
+    agree(deferred(x, y, w), F.softmax(1) @ w)
+    later = Vi(x).sqdist(Vj(y)).logsumexp(axis=1, weight=Vj(w), call=False)
+    agree(later(), (F[..., None] + w.log()).logsumexp(1))
+
+
+def test_bad_weights():
+    K = Vi(torch.randn(M, D)) * Vj(torch.randn(N, D))
+    for name in ("SoftMax", "LogSumExpWeight", "Max_SumShiftExpWeight"):
+        with pytest.raises(FormulaError, match=f"{name.lower()} needs weights: pass them as other="):
+            K.reduction(name, axis=1)
+    with pytest.raises(FormulaError, match="weights of dim 2 for exponents of dim"):
+        K.softmax(Pm(torch.rand(2)), axis=1)
+    with pytest.raises(FormulaError, match="sumsoftmaxweight reduces over i or j"):
+        K.sumsoftmaxweight(Pm(2.0), axis=-1)
+    with pytest.raises(FormulaError, match="prod takes no weights"):
+        K.reduction("Prod", other=Pm(2.0), axis=1)
+
+
 def test_weighted_logsumexp_of_an_empty_softmax():
     x = torch.tensor([[-math.inf], [0.0]], dtype=torch.float64)
     lazy = (Vi(x) + Vj(torch.zeros(3, 1, dtype=torch.float64))).logsumexp(axis=1, weight=Pm(2.0))
@@ -210,6 +308,10 @@ GRADIENTS = {
     "logsumexp": lambda x, y, b, s: (Vi(x) | Vj(y)).logsumexp(axis=1),
     "weighted logsumexp": lambda x, y, b, s: (Vi(x) | Vj(y)).logsumexp(axis=1, weight=Vj(b).square()),
     "softmax": lambda x, y, b, s: (Vi(x) | Vj(y)).sumsoftmaxweight(Vj(b), axis=1),
+    "prod": lambda x, y, b, s: (Vi(x) * Vj(y)).prod(axis=1),
+    "mean": lambda x, y, b, s: (Vi(x) | Vj(y)).sin().mean(axis=0),
+    "softmin": lambda x, y, b, s: (Vi(x) * Vj(y)).softmin(Vj(b).sin(), axis=1),
+    "Kmax": lambda x, y, b, s: (Vi(x) | Vj(y)).Kmax(2, axis=1),
     "min": lambda x, y, b, s: (Vi(x) * Vj(y)).min(axis=1),
     "Kmin": lambda x, y, b, s: Vi(x).sqdist(Vj(y)).Kmin(2, axis=0),
     "inner max": lambda x, y, b, s: ((Vi(x) - Vj(y)).max(-1) * Vj(b)).sum(axis=1),
@@ -240,7 +342,7 @@ def test_gradients(name):
             return f(*(given.get(id(t), t) for t in (x, y, b, s)))
 
         assert torch.autograd.gradcheck(g, used)
-        if name in ("product", "logsumexp", "one array twice"):
+        if name in ("product", "logsumexp", "one array twice", "weighted logsumexp", "softmax", "prod"):
             assert torch.autograd.gradgradcheck(g, used)
 
 
@@ -305,7 +407,7 @@ def test_call_false_gives_a_function():
 @pytest.mark.cpu_only
 def test_bad_settings():
     K, _ = gaussian(*points())
-    with pytest.raises(OptionError, match="ranges="):
+    with pytest.raises(ShapeError, match="ranges_i"):
         K.sum(axis=1, ranges=(1, 2, 3, 4, 5, 6))
     with pytest.raises(OptionError, match="speed= is not an argument"):
         K.sum(axis=1, speed=11)
@@ -313,7 +415,7 @@ def test_bad_settings():
         K.sum(axis=1, backend="FPGA")
     with pytest.raises(BackendUnavailable, match="cuda"):
         K.sum(axis=1, backend="GPU_1D")
-    with pytest.raises(FormulaError, match="Min takes no weights"):
+    with pytest.raises(FormulaError, match="min takes no weights"):
         K.reduction("Min", other=K, axis=1)
     with pytest.raises(FormulaError, match="k=None is not a positive integer"):
         K.reduction("KMin", axis=1)

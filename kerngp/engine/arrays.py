@@ -156,6 +156,61 @@ def adopt(
     return t.resolve_neg()  # the imaginary parts of a conjugate view have the other sign in memory
 
 
+def adopt_integers(name: str, value: Any) -> torch.Tensor:
+    """An int64 tensor with the values of an integer array of any library.
+
+    Raises
+    ------
+    DTypeError
+        The array holds anything else.
+
+    Examples
+    --------
+    >>> adopt_integers("labels", [0, 2])
+    tensor([0, 2])
+    """
+    t = _any_array(name, value)
+    if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
+        text = str(t.dtype).removeprefix("torch.")
+        raise DTypeError(f"{name} has dtype {text}; expected integers: convert it, for example to int64.")
+    return t.to(torch.int64)
+
+
+def adopt_mask(name: str, value: Any) -> torch.Tensor:
+    """A boolean tensor with the values of an array of booleans (or of 0 and 1) of any library.
+
+    Raises
+    ------
+    DTypeError
+        The array holds numbers other than 0 and 1.
+
+    Examples
+    --------
+    >>> adopt_mask("keep", [True, False])
+    tensor([ True, False])
+    """
+    t = _any_array(name, value)
+    mask = t.to(torch.bool)
+    if t.dtype != torch.bool and not bool((t == mask.to(t.dtype)).all()):
+        raise DTypeError(f"{name} holds numbers other than 0 and 1; expected booleans, as from {name} > 0.")
+    return mask
+
+
+def _any_array(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        return torch.from_dlpack(value) if _foreign(value) else torch.from_numpy(np.array(value))
+    except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        raise DTypeError(
+            f"{name}, a {type(value).__name__}, could not be read as an array of numbers ({e})."
+        ) from e
+
+
+def _foreign(value: object) -> bool:
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+
+
 def is_number(value: object) -> bool:
     """A real number of Python or NumPy; bool is not one."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

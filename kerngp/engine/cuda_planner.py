@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .expr import Expr, postorder
 from .plan import Task
@@ -66,6 +66,19 @@ class CudaSchedule:
         """Ranges of j start at multiples of this."""
         return self.lanes * self.columns if self.wide else self.block_j
 
+    @property
+    def rows_of_range(self) -> int:
+        """Rows of a block of pairs that a block of threads takes: wide ones start at whole pieces of rows."""
+        return self.tile - self.rows + 1 if self.wide else self.tile
+
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> CudaSchedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks.
+
+        The walk over ranges takes a few registers more; blocks of threads are small whatever the ``length``.
+        """
+        group = 1 if any(t.code == "min" for t in tasks) else self.group
+        return replace(self, group=group, blocks=min(self.blocks, 3))
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -115,13 +128,16 @@ def _narrow(
     codes = {t.code for t in tasks}
     width_i = sum(f.dim for f in _used(tasks, fields, "i"))
     results = 16 if slab else max(1, sum(t.core.dim for t in tasks if t.by_row))
-    words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4}
-    each = (width_i + results * max(words[c] for c in codes)) * size // 4
+    words = {"sum": 3, "logsumexp": 5, "min": 2, "kmin": 4, "fold": 0}
+    states = 3 * sum(t.dim for t in tasks if t.code == "fold")  # one word, and two of double precision
+    each = (width_i + results * max(words[c] for c in codes) + states) * size // 4
     rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
     if slab and dtype == "float32" and not few:
         rows = 2  # more registers than elsewhere, but half the reads of shared memory
     group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
-    if "logsumexp" in codes or "kmin" in codes:
+    if codes == {"fold"} and states <= 12:
+        group = 4
+    if codes & {"logsumexp", "kmin", "fold"}:
         rows = min(rows, 4 if "kmin" not in codes else 2)
     summed = sum(t.core.dim for t in tasks if not t.by_row)  # components of sums over i
     gather = 1 if not summed else 8 if summed <= 3 else 4 if summed <= 8 else 2
@@ -144,14 +160,20 @@ def _narrow(
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
+    states = any(t.code == "fold" for t in tasks)
+    if states and dtype == "float64":
+        rows = 2
     many = 8 if any(t.signal for t in tasks) else 4  # components of a long vector read both sides each
-    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
+    return CudaSchedule(
+        True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or states or dtype == "float64" else 4
+    )
 
 
 def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words: int) -> CudaSchedule:
     """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
     long = max(f.dim for f in fields["i"]) > 14
     signal = any(t.signal for t in tasks)
+    words = 2 if any(t.exact is not None for t in tasks) else words  # a selection looks at all that is near
     many = signal or any(t.core.dim > 1 for t in tasks)
     rows, columns = (4, 4) if many else (8, 8) if long else (4, 8)
     blocks = 2 if long or many else 4

@@ -12,7 +12,7 @@ import hashlib
 import numbers
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,13 +219,18 @@ def _intern(op: str, args: tuple[Expr, ...], attr: tuple) -> Expr:
         return e
 
 
-def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Expr:
+def revive(program: Iterable[tuple[str, tuple[int, ...], tuple]]) -> list[Expr]:
+    """The nodes of a flat program: (op, positions of the arguments, attributes), arguments first."""
     from . import ops  # noqa: F401  (fills the table)
 
     nodes: list[Expr] = []
     for op, args, attr in program:
         nodes.append(_intern(op, tuple(nodes[k] for k in args), attr))
-    return nodes[-1]
+    return nodes
+
+
+def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Expr:
+    return revive(program)[-1]
 
 
 def node(op: str, *args: Expr, attr: tuple = ()) -> Expr:

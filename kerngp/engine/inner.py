@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .expr import Expr
+from .expr import Expr, const, node
 from .ops import (
     clamp,
     exp,
@@ -28,6 +28,21 @@ def vector_logsumexp(f: Expr) -> Expr:
     return shift + log(total(exp(f - shift)))
 
 
+def vector_count(f: Expr) -> Expr:
+    """How many components are nonzero."""
+    return total(node("ne", f, const(0.0)))
+
+
+def vector_any(f: Expr) -> Expr:
+    """1 if a component is nonzero, else 0."""
+    return vector_max(node("ne", f, const(0.0)))
+
+
+def vector_all(f: Expr) -> Expr:
+    """1 if all components are nonzero, else 0."""
+    return vector_min(node("ne", f, const(0.0)))
+
+
 INNER: dict[str, Callable[[Expr], Expr]] = {
     "sum": total,
     "mean": mean,
@@ -37,4 +52,7 @@ INNER: dict[str, Callable[[Expr], Expr]] = {
     "argmin": vector_argmin,
     "argmax": vector_argmax,
     "logsumexp": vector_logsumexp,
+    "count": vector_count,
+    "any": vector_any,
+    "all": vector_all,
 }

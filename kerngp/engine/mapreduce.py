@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from .. import options as _options
 from ..errors import BackendUnavailable, FormulaError
+from .evaluate import evaluate
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
-from .reductions import SUM, Reduction
+from .ranges import Ranges
+from .reduction import Reduction
+from .reductions import SUM
+from .stages import run_in_stages, staged
 
 Tensor = torch.Tensor
 
@@ -28,6 +33,7 @@ def map_reduce(
     *,
     axis: str = "j",
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | tuple | None = None,
     options: _options.Options | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Reduce the values F(p, x_i, y_j) of a formula over j (or i, or both).
@@ -37,7 +43,8 @@ def map_reduce(
     expr : Expr
         The formula; its variables name positions in ``args``.
     reduction : Reduction
-        `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`.
+        Of `engine.reductions`: `SUM`, `LOGSUMEXP`, `MIN`, `ARGMIN`, ..., `KMIN(k)`; of `engine.folds`:
+        `PROD`, `MEAN`, `COUNT`, ...; or one made by `kerngp.define_reduction`.
     args : sequence of torch.Tensor
         Shapes (..., M, dim) for i-variables, (..., N, dim) for j-variables, (..., dim) for
         parameters; leading batch axes broadcast. One floating dtype, one device.
@@ -45,6 +52,9 @@ def map_reduce(
         The axis that is summed away.
     sizes : (M, N)
         Needed only when no argument is indexed by that axis.
+    ranges : Ranges, or KeOps's tuple of six integer arrays, optional
+        Visit these blocks of pairs alone, the same in every batch element. Rows without a pair get the
+        neutral element: 0, -inf for logsumexp and max, +inf for min, index -1.
     options : Options, optional
         Default: those in force (`kerngp.options`).
 
@@ -52,7 +62,8 @@ def map_reduce(
     -------
     Tensor or tuple of Tensor
         (..., M, dim) for axis "j"; (..., N, dim) for "i"; (..., dim) for "ij". Indices are int64.
-        k-min reductions have shape (..., M, k, dim). Reductions of several outputs return a tuple.
+        k-min reductions have shape (..., M, k, dim). Counts are int64, answers of any and all bool.
+        Reductions of several outputs return a tuple.
 
     Raises
     ------
@@ -67,7 +78,9 @@ def map_reduce(
     >>> map_reduce(exp(-sqdist(Vi(0, 3), Vj(1, 3))) * Vj(2, 1), SUM, (x, y, b)).flatten()
     tensor([5., 5., 5., 5.])
     """
-    (out,) = map_reduce_many((Output(expr, reduction, axis),), tuple(args), sizes=sizes, options=options)
+    blocks = None if ranges is None else Ranges.of(ranges)
+    outputs = (Output(expr, reduction, axis),)
+    (out,) = map_reduce_many(outputs, tuple(args), sizes=sizes, ranges=blocks, options=options)
     return out[0] if len(out) == 1 else out
 
 
@@ -76,29 +89,30 @@ def map_reduce_many(
     args: tuple[Tensor, ...],
     *,
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | None = None,
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
+    if is_compiling():
+        from .compiled import traced
+
+        return traced(outputs, args, sizes, options, ranges)
     options = options or _options.current()
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-        _refuse_transforms(args)
+    if transforming():
+        from .transforms import needed, transformable
+
+        if needed(args):
+            return transformable(outputs, args, sizes, options, ranges)
     if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
-        return differentiable(outputs, args, sizes, options)
-    return launch(outputs, args, sizes, options)
+        return differentiable(outputs, args, sizes, options, ranges)
+    return launch(outputs, args, sizes, options, ranges)
 
 
-def _refuse_transforms(args: tuple[Tensor, ...]) -> None:
-    """Forward mode and `torch.func` would lose derivatives silently, or end in an obscure error."""
-    for a in args:
-        if isinstance(a, Tensor) and (
-            is_functorch_wrapped_tensor(a) or forward_ad.unpack_dual(a).tangent is not None
-        ):
-            raise BackendUnavailable(
-                "forward-mode derivatives and the transforms of torch.func (jvp, vmap, grad, ...) are not "
-                "part of this version; use torch.autograd.grad or backward, which work to any order."
-            )
+def transforming() -> bool:
+    """Whether a dual level of forward mode or a transform of `torch.func` is active."""
+    return forward_ad._current_level >= 0 or peek_interpreter_stack() is not None
 
 
 def launch(
@@ -106,13 +120,29 @@ def launch(
     args: tuple[Tensor, ...],
     sizes: tuple[int | None, int | None],
     options: _options.Options,
+    ranges: Ranges | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
+    if torch._C._len_torch_dispatch_stack():  # a tracer wants to see an operator, not the numbers
+        from .compiled import recorded
+
+        return recorded(outputs, args, sizes, options, ranges)
+    late = [k for k, o in enumerate(outputs) if o.reduction.scores and staged(o)]
+    if late:
+        rest = [k for k in range(len(outputs)) if k not in late]
+        found = launch(tuple(outputs[k] for k in rest), args, sizes, options, ranges) if rest else []
+        results = dict(zip(rest, found, strict=True))
+        g = measure(outputs, shapes_of(args), sizes)
+        for k in late:
+            results[k] = run_in_stages(
+                outputs[k], args, lambda o, a: launch((o,), a, (g.M, g.N), options, ranges)[0][0]
+            )
+        return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
     if any(a.is_neg() for a in args):  # views that torch negates when it reads them
         args = tuple([a.resolve_neg() for a in args])
         shapes = shapes_of(args)
-    g = measure(outputs, shapes, sizes)
+    g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)
     if backend == "cpu":
@@ -155,8 +185,6 @@ def paired(
     expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
 ) -> Tensor:
     """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
-    from .backends import reference
-
     g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     if g.M != g.N:
         raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
@@ -165,4 +193,4 @@ def paired(
         for v in variables(expr)
     }
     like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return reference.evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)
+    return evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)

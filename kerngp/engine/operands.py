@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
-from .autodiff import rename
-from .expr import Expr, const, node, var
+from .autodiff import rename, transpose
+from .expr import Expr, const, node, var, variables
+from .ranges import Ranges
 
 AXES = "ijp"
 Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
@@ -49,6 +53,10 @@ class Operands(NamedTuple):
     unit : bool
         An array of shape (..., 1, 1, D) is among the values: one point, standing for i and for j.
     symbolic : bool
+    ranges : Ranges or None
+        Blocks of pairs to which the formula is restricted.
+    keep : Expr or None
+        A formula of the same values, 1 for the pairs that exist and 0 for the others.
     """
 
     values: tuple = ()
@@ -61,6 +69,8 @@ class Operands(NamedTuple):
     kind: Kind | None = None
     unit: bool = False
     symbolic: bool = False
+    ranges: Ranges | None = None
+    keep: Expr | None = None
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -83,9 +93,8 @@ EMPTY = Operands()
 # ---------------------------------------------------------------- leaves
 
 
-@functools.lru_cache(maxsize=1024)
 def _leaf(dim: int, axis: str) -> Expr:
-    return var(0, dim, axis)
+    return build(var, (0, dim, axis), ())
 
 
 def leaf(value: Any, axis: int | None = None, name: str = "x") -> tuple[Expr, Operands]:
@@ -156,16 +165,16 @@ def number(value: float) -> tuple[Expr, Operands]:
     scales compiles once. Factors such as 2 or 0.5 belong to the formula itself.
     """
     value = float(value)
-    if value == 0 or not math.isfinite(value):
-        return const(value), EMPTY
-    if abs(value) <= 64 and (value * 8).is_integer():
-        return _simple(value), EMPTY
+    if value == 0 or not math.isfinite(value) or (abs(value) <= 64 and (value * 8).is_integer()):
+        return constant(value), EMPTY
     return _leaf(1, "p"), Operands(((value,),), "p")
 
 
-@functools.lru_cache(maxsize=1024)
-def _simple(value: float) -> Expr:
-    return const(value)
+def constant(value: float) -> Expr:
+    """A number that is part of the formula, whatever it is."""
+    if value == 0 and not is_compiling():  # 0.0 and -0.0 would be one entry of a cache
+        return const(value)
+    return build(const, (value,), ())
 
 
 def symbol(index: int, dim: int, axis: int) -> tuple[Expr, Operands]:
@@ -204,7 +213,7 @@ def _dim(t: torch.Tensor, name: str) -> int:
         raise ShapeError(
             f"{name} has shape {tuple(t.shape)}: its vectors have no components; expected D >= 1."
         )
-    return t.shape[-1]
+    return operator.index(t.shape[-1])  # also where torch.compile has a symbol for it
 
 
 def _layout_help(t: torch.Tensor) -> str:
@@ -218,12 +227,28 @@ def _layout_help(t: torch.Tensor) -> str:
 # ---------------------------------------------------------------- joining
 
 
-@functools.lru_cache(maxsize=8192)
 def build(make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr) -> Expr:
     """An op (by name) or a composite of formulas whose variables are renumbered first.
 
-    Remembered: a formula typed in a loop is put together once.
+    Remembered: a formula typed in a loop is put together once. While `torch.compile` looks on, this
+    and all that is built of it is a `sketch.Sketch`.
     """
+    if is_compiling():
+        from .sketch import sketch
+
+        return sketch(make, attr, places, parts)
+    return put_together(make, attr, places, *parts)
+
+
+@functools.lru_cache(maxsize=8192)
+def put_together(
+    make: str | Callable[..., Expr], attr: tuple, places: tuple[Places, ...], *parts: Expr
+) -> Expr:
+    """`build` of formulas proper, or of what a broken graph has left."""
+    if not all(isinstance(e, Expr) for e in parts):
+        from .sketch import formula
+
+        parts = tuple(map(formula, parts))
     exprs = [e if p is None else rename(e, dict(enumerate(p))) for e, p in zip(parts, places)]
     return node(make, *exprs, attr=attr) if isinstance(make, str) else make(*exprs, *attr)
 
@@ -259,7 +284,7 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
             axes += axis
         places.append(at)
     if len(values) == len(a.values):
-        return a, tuple(places)
+        return _with_pairs(a, a, b, tuple(places)), tuple(places)
     M, N, batch = a.M, a.N, a.batch
     if b.M is not None and b.M != M:
         M = b.M if M is None else _sizes_differ("i", M, b.M)
@@ -285,7 +310,40 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
     joined = Operands(
         values, axes, M, N, batch, dtype, device, kind, a.unit or b.unit, a.symbolic or b.symbolic
     )
-    return joined, tuple(places)
+    return _with_pairs(joined, a, b, tuple(places)), tuple(places)
+
+
+def _with_pairs(joined: Operands, a: Operands, b: Operands, places: Places) -> Operands:
+    """The pairs that both operands have."""
+    if (a.ranges, a.keep, b.ranges, b.keep) == (joined.ranges, joined.keep, None, None):
+        return joined
+    ranges, keep = a.ranges or b.ranges, a.keep
+    if a.ranges is not None and b.ranges is not None and not a.ranges.equals(b.ranges):
+        raise FormulaError(
+            "the two operands have different ranges; give both the same, or set them on the result alone."
+        )
+    if b.keep is not None:
+        other = renumber(b.keep, places)
+        keep = other if keep is None or keep is other else keep * other
+    return joined._replace(ranges=ranges, keep=keep)
+
+
+def restrict(operands: Operands, keep: Expr, of: Operands) -> Operands:
+    """The operands of a formula whose pairs exist where ``keep``, a formula of operands ``of``, is 1."""
+    joined, places = join(operands, of)
+    keep = renumber(keep, places)
+    return joined._replace(keep=keep if joined.keep is None else joined.keep * keep)
+
+
+def transposed(o: Operands) -> Operands:
+    """With i and j exchanged."""
+    ranges = None if o.ranges is None else o.ranges.swap_axes()
+    keep = None if o.keep is None else _transpose(o.keep)
+    return o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M, ranges=ranges, keep=keep)
+
+
+_SWAP = str.maketrans("ij", "ji")
+_transpose = functools.lru_cache(maxsize=1024)(transpose)
 
 
 def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]:
@@ -311,7 +369,22 @@ def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]
         before = len(out.values)
         out, place = join(out, one)
         places.append(before if place is None else place[0])
-    return out, tuple(places)
+    keep = None if operands.keep is None else renumber(operands.keep, tuple(places))
+    return out._replace(ranges=operands.ranges, keep=keep), tuple(places)
+
+
+def read(e: Expr, operands: Operands) -> tuple[Expr, Operands]:
+    """Without the symbols that a formula no longer reads: nobody has to pass an array for them."""
+    needed = {v.attr[0] for v in variables(e)}
+    kept = [k for k, v in enumerate(operands.values) if k in needed or not isinstance(v, Symbol)]
+    values = tuple(operands.values[k] for k in kept)
+    left = operands._replace(
+        values=values,
+        axes="".join(operands.axes[k] for k in kept),
+        symbolic=any(isinstance(v, Symbol) for v in values),
+    )
+    places = tuple(kept.index(k) if k in kept else 0 for k in range(len(operands.values)))
+    return renumber(e, places), left
 
 
 def _find(values: tuple, axes: str, value: Any, axis: str) -> int:
@@ -325,13 +398,15 @@ def _same(a: Any, b: Any) -> bool:
     """Two views of the same numbers, or two equal symbols.
 
     Tensors that take part in autograd are the same only if they are one object: equal storage may
-    carry different histories.
+    carry different histories, or different tangents.
     """
     if isinstance(a, Symbol) or isinstance(b, Symbol):
         return isinstance(a, Symbol) and isinstance(b, Symbol) and a == b
     if type(a) is tuple or type(b) is tuple or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if a.requires_grad or b.requires_grad or a.stride() != b.stride() or not a.numel():
+    if a.requires_grad or b.requires_grad or forward_ad._current_level >= 0 or is_compiling():
+        return False
+    if a.stride() != b.stride() or not a.numel():
         return False
     try:
         return a.data_ptr() == b.data_ptr()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from torch.compiler import is_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .expr import Expr, to_string, variables
-from .reductions import Reduction
+from .expr import Expr, node, to_string, variables
+from .law import Law
+from .ranges import Ranges
+from .reduction import Reduction, with_scores
 
 REDUCED = ("j", "i", "ij")
 
 
 @dataclass(frozen=True)
 class Output:
-    """One result of a pass: ``reduction`` of ``expr`` over ``axis``.
+    """One result of a pass: ``reduction`` of ``expr`` over ``axis``, bound to the formula's dim.
 
     axis "j" leaves one result for each i, "i" one for each j, "ij" a single one.
     """
@@ -30,17 +33,42 @@ class Output:
     def __post_init__(self) -> None:
         if self.axis not in REDUCED:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
+        if is_compiling():  # what is made then is only read by `compiled.traced`
+            return
+        if not isinstance(self.expr, Expr):
+            from .sketch import formula
+
+            object.__setattr__(self, "expr", formula(self.expr))
+        object.__setattr__(self, "reduction", self.reduction.bind(self.expr.dim))
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device."""
+    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device.
+
+    ``ranges`` are the pairs that are visited, in every batch element; None stands for all.
+    """
 
     batch: tuple[int, ...]
     M: int
     N: int
     dtype: torch.dtype
     device: torch.device
+    ranges: Ranges | None = None
+
+    def exchanged(self) -> Geometry:
+        """The sizes with i and j exchanged."""
+        ranges = None if self.ranges is None else self.ranges.swap_axes()
+        return replace(self, M=self.N, N=self.M, ranges=ranges)
+
+    def within(self, ranges: Ranges | None) -> Geometry:
+        """The call restricted to ``ranges``, which must fit its sizes."""
+        return self if ranges is None else replace(self, ranges=ranges.check(self.M, self.N))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that are visited, in all batch elements."""
+        return math.prod(self.batch) * (self.M * self.N if self.ranges is None else self.ranges.pairs)
 
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -128,8 +156,8 @@ def measure(
             raise ShapeError(f"sizes says {given} for {axis}, but {found[axis][1]} has {n} rows.")
         counts.append(n)
     try:
-        batch = np.broadcast_shapes(*batches) if batches else ()
-    except ValueError:
+        batch = torch.broadcast_shapes(*batches) if batches else ()
+    except RuntimeError:
         raise ShapeError(
             f"batch shapes {[tuple(b) for b in batches]} of the arguments do not broadcast."
         ) from None
@@ -147,6 +175,23 @@ def measure(
                 f"{o.reduction} over both axes is not defined; reduce one axis, then the other."
             )
     return Geometry(tuple(batch), M, N, dtype or torch.float32, device or torch.device("cpu"))
+
+
+def slices(o: Output, count: int) -> tuple[Output, ...] | None:
+    """The output, ``count`` components at a time: results to be put side by side. None if it has no more."""
+    r, f = o.reduction, o.expr
+    dim = f.dim - r.scores
+    if dim <= count or not r.separable:
+        return None
+    cuts = [(d, min(d + count, dim)) for d in range(0, dim, count)]
+    if not r.scores:
+        return tuple([Output(f[lo:hi], r, o.axis) for lo, hi in cuts])
+    out = []
+    for lo, hi in cuts:
+        exponents = f[:1] if r.scores == 1 else f[lo:hi]
+        entry = node("concat", exponents, f[r.scores + lo : r.scores + hi])
+        out.append(Output(entry, with_scores(r, exponents.dim), o.axis))
+    return tuple(out)
 
 
 # ---------------------------------------------------------------- what one generated kernel computes
@@ -170,14 +215,26 @@ class Schedule:
     fma: bool = True
     scaling: bool = False
 
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> Schedule:
+        """The same for blocks of pairs with so many rows.
+
+        Small blocks have small tiles. A selection names its column at once, as groups end with blocks.
+        """
+        rows = min(self.rows, -(-length // self.width))
+        if any(t.code == "min" for t in tasks):
+            return replace(self, rows=rows, columns=1)
+        return replace(self, rows=rows)
+
 
 @dataclass(frozen=True)
 class Task:
     """One output of a kernel, over fields (see `rewrite.hoist`).
 
-    code is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
+    ``code`` is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
     ``post`` factor, applied once per row. ``by_row`` tells results for i from results for j.
-    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only.
+    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only. Where ``core`` is
+    an approximation, ``exact`` is what decides a selection. A task with a ``law``
+    keeps a state of ``dim`` components.
     """
 
     code: str
@@ -186,11 +243,16 @@ class Task:
     by_row: bool = True
     signal: bool = False
     dim: int = 1
+    exact: Expr | None = None
+    law: Law | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that changes the generated code; equal plans share one binary."""
+    """Everything that changes the generated code; equal plans share one binary.
+
+    ``ranged`` kernels find their rows and their ranges of j in a table instead of counting through all.
+    """
 
     dtype: str
     tasks: tuple[Task, ...]
@@ -200,6 +262,11 @@ class Plan:
     args: int
     symmetric: bool
     schedule: Any  # Schedule, or cuda_planner.CudaSchedule
+    ranged: bool = False
+
+    def __str__(self) -> str:
+        tasks = ", ".join(f"{t.code} over {'j' if t.by_row else 'i'} of {t.core}" for t in self.tasks)
+        return f"{tasks}, in {self.dtype}"
 
     @staticmethod
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:

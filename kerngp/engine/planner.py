@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
 from .expr import OPS, Expr, const, postorder, variables
+from .law import Law
+from .ops import widen
 from .plan import Output, Plan, Schedule, Task
 from .rewrite import (
     Facts,
@@ -26,8 +28,10 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
+SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
 MAX_MEMORY = 2500  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
+STATE = 80  # components of a state given by formulas, of which all are registers
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,22 @@ def prepare(
     expand: bool,
     symmetric: bool,
     facts: Facts = (),
+    ranged: int = 0,
 ) -> Prepared | None:
     """The plan of a pass, or None if this kind of kernel cannot compute it.
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
-    ``facts`` are signs of parameters, which hold for the arguments of this call. For tensor cores every
+    ``facts`` are signs of parameters, which hold for the arguments of this call. ``ranged`` asks for a
+    kernel that visits blocks of pairs, with about so many rows. For tensor cores every
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
-    if any(too_large(f) for f in exprs):
+    if any(too_large(f) for f in exprs) or any(
+        o.reduction.law and too_long(o.reduction.law) for o in outputs
+    ):
         return None
-    count = args
+    count, given = args, exprs
     tensor = isinstance(machine, Gpu) and machine.tensor
     if expand:
         expanded, count = expand_distances(exprs, 0 if tensor else EXPAND_ABOVE, args)
@@ -103,33 +111,46 @@ def prepare(
         posts.append(post)
         signal = own_signal or signal
     cores = tuple(strengthen(merge_exponentials(t.core), facts) for t in tasks)
-    fields = hoist((*cores, *(t.post for t in tasks)))
+    exact = (f if tensor and o.reduction.selects else None for o, f in zip(outputs, given, strict=True))
+    fields = hoist((*cores, *(t.post for t in tasks), *exact))
     n = len(tasks)
+    found = (fields.exprs[k : k + n] for k in (0, n, 2 * n))
     done = tuple(
-        Task(t.code, core, post, t.by_row, t.signal, t.dim)
-        for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
+        replace(t, core=core, post=post, exact=f)
+        for t, core, post, f in zip(tasks, *found, strict=True)
         if core is not None
     )
     if tensor and not _suits_tensor_cores(done):
         return None
     schedule = machine.choose(done, fields.fields, dtype)
-    plan = Plan(
-        dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule
-    )
+    if ranged:
+        schedule = schedule.for_ranges(done, ranged)
+    i, j, p = (fields.fields[axis] for axis in "ijp")
+    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged > 0)
     return Prepared(plan, signal, tuple(posts))
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance; selections only where expanding is usual anyway."""
+    """One smooth function of one distance, or selection by a distance alone.
+
+    Not for states given by formulas: they may ask whether a value is exactly zero.
+    """
     form = tensor_form([t.core for t in tasks])
-    if form is None or not all(t.by_row for t in tasks):
+    if form is None or not all(t.by_row and t.law is None for t in tasks):
         return False
+    if any(t.exact is not None for t in tasks):
+        (core, *others) = [t.core for t in tasks]
+        near = core is form.node or (core.op == "neg" and core.args[0] is form.node)
+        return near and not others and form.U.dim >= SELECT_FROM
     short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
 
 
 def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | None]:
     """One output as a task, the factor left to the launch, and the signal if it has one."""
+    law = o.reduction.law
+    if law is not None:
+        return Task("fold", f, dim=law.size, law=law), None, None
     if o.reduction.code != "sum":
         return Task(o.reduction.code, f, dim=f.dim), None, None
     if o.axis == "i":
@@ -141,8 +162,10 @@ def _task(o: Output, f: Expr, alone: bool) -> tuple[Task, Expr | None, Expr | No
     plain = parts.post is None or parts.post.dim == 1
     if alone and parts.signal is not None and parts.signal.dim > 1 and scalar and plain:
         return Task("sum", parts.pair or const(1.0), parts.post, signal=True), None, parts.signal
-    core = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0)
-    return Task("sum", core, parts.post, dim=f.dim), None, None
+    core, post = product([p for p in (parts.pair, parts.signal) if p is not None]) or const(1.0), parts.post
+    if core.dim == 1 and plain:  # a scalar that stands for a vector
+        post = None if post is None and f.dim == 1 else widen(post or const(1.0), f.dim)
+    return Task("sum", core, post, dim=f.dim), None, None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -185,6 +208,12 @@ def too_large(f: Expr) -> bool:
     return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH or memory > MAX_MEMORY
 
 
+def too_long(law: Law) -> bool:
+    """Whether a state does not fit into registers, or sums over many of its components at once."""
+    formulas = (*law.stepped(1), *law.merged)
+    return law.size > STATE or any(e.op == "sum" and e.args[0].dim > UNROLL for e in postorder(*formulas))
+
+
 def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) -> Schedule:
     """Tile sizes, from the kind of work; measured on AVX2, scaled by the number of registers."""
     width = machine.width(dtype)
@@ -207,6 +236,9 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
         components = sum(t.core.dim for t in tasks)
         rows, columns, block_signal = 2, max(2, 16 // components), 4  # long code compiles slowly
         breadth = 2
+    elif codes == {"fold"}:
+        states = sum(t.dim for t in tasks)
+        rows, columns, block_signal = (2 if states <= 8 else 1), (4 if states <= 32 else 2), 4
     else:
         rows, columns, block_signal = 4, 1, 4
         if codes == {"min"}:
@@ -216,11 +248,11 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
             rows, columns, breadth = (4, 2, 2) if many else (3, 2, 2)
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
-        rows = 2
+        rows = min(rows, 2)
     if "kmin" in codes:
         rows = min(rows, 64 // width)  # the rows that passed are bits of one integer
     block = min(block, 128) if signal else block
     return Schedule(width, rows, columns, block, block_signal, breadth, machine.fma, machine.scaling)
 
 
-__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "variables"]
+__all__ = ["Machine", "Prepared", "choose", "expandable", "prepare", "too_large", "too_long", "variables"]

@@ -2,68 +2,26 @@
 
 A reduction folds values f_ij (vectors, componentwise) over j through a *state*. `merge` of the
 states of two halves is the law that tiling, threads, splitting of j and distribution stand on.
-The tensor functions below are the definition; ``code`` holds what a code generator needs.
+The tensor functions below are the definition; ``code`` holds what a code generator needs. Those given
+by formulas are in `folds`, with their rules for what has no number.
 
 NaN and infinities: sums and logsumexp propagate them (logsumexp of a row with +inf is +inf, NaN
-or not). The selecting reductions (min, k-min and their indices) skip NaN; an entry of +inf (-inf
-for max) is never selected, so a row without any other entry yields that infinity and index -1.
+or not); the gradient of a row of -inf is 0. The selecting reductions (min, max, k-min, k-max and
+their indices) skip NaN; an entry of +inf (-inf for max) is never selected, so a row without any
+other entry yields that infinity and index -1.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..errors import FormulaError
-
-Tensor = torch.Tensor
-State = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Reduction:
-    """One reduction, complete.
-
-    Attributes
-    ----------
-    name : str
-    outputs : tuple of {"value", "index"}
-        What a call returns, in order.
-    tile : callable (reduction, f, j0) -> state
-        State of a block of entries; ``f`` has shape (..., m, n, dim), its first column is j0.
-    merge : callable (reduction, state, state) -> state
-        State of the union; the first argument holds the smaller j.
-    final : callable (reduction, state) -> tuple of outputs
-    neutral : callable (reduction, shape, dtype, device) -> state
-        State of an empty row; ``shape`` is (..., m, dim).
-    selects : bool
-        The result is one (or k) of the entries, so an index exists and N = 0 is an error for it.
-    k : int
-        How many entries k-min keeps; 1 elsewhere.
-    negated : bool
-        max and its relatives are min of -f.
-    code : str
-        Name of the generated-code scheme of the state: "sum", "logsumexp", "min" or "kmin".
-    """
-
-    name: str
-    outputs: tuple[str, ...]
-    tile: Callable[[Reduction, Tensor, int], State]
-    merge: Callable[[Reduction, State, State], State]
-    final: Callable[[Reduction, State], tuple[Tensor, ...]]
-    neutral: Callable[[Reduction, tuple[int, ...], torch.dtype, Any], State]
-    code: str
-    selects: bool = False
-    k: int = 1
-    negated: bool = False
-
-    def __repr__(self) -> str:
-        return self.name if self.code != "kmin" else f"{self.name}(k={self.k})"
-
+from .expr import Expr
+from .folds import FOLDS, WEIGHTED, above
+from .ops import exp
+from .reduction import Reduction, State, Tensor, with_k
 
 # ---------------------------------------------------------------- sum
 
@@ -82,6 +40,10 @@ def _sum_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, devic
 
 def _identity(r: Reduction, s: State) -> tuple[Tensor, ...]:
     return s
+
+
+def _sum_seed(r: Reduction, f: Expr, results: tuple[Expr, ...], g: tuple[Expr, ...]) -> Expr:
+    return g[0]
 
 
 # ---------------------------------------------------------------- logsumexp: (maximum, sum of exp(f - max))
@@ -121,6 +83,10 @@ def _lse_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, devic
         torch.full(shape, -torch.inf, dtype=dtype, device=device),
         torch.zeros(shape, dtype=torch.float64, device=device),
     )
+
+
+def _lse_seed(r: Reduction, f: Expr, results: tuple[Expr, ...], g: tuple[Expr, ...]) -> Expr:
+    return g[0] * exp(f - above(results[0]))
 
 
 # ---------------------------------------------------------------- selection: k smallest values, their columns
@@ -171,13 +137,51 @@ def _select_neutral(r: Reduction, shape: tuple[int, ...], dtype: torch.dtype, de
 
 
 def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = False) -> Reduction:
+    extreme = "largest" if negated else "smallest"
+    entry = f"{extreme} entry" if code == "min" else f"K {extreme} entries"
+    place = "index" if code == "min" else "indices"
+    docs = {
+        ("value",): f"The {entry}",
+        ("index",): f"The {place} of the {entry}",
+        ("value", "index"): f"The {entry} and {'its' if code == 'min' else 'their'} {place}",
+    }
+    functions = (_select_tile, _select_merge, _select_final, _select_neutral)
     return Reduction(
-        name, outputs, _select_tile, _select_merge, _select_final, _select_neutral, code, True, 1, negated
+        name,
+        outputs,
+        *functions,
+        code,
+        selects=True,
+        negated=negated,
+        absent=-torch.inf if negated else torch.inf,
+        doc=docs[outputs],
     )
 
 
-SUM = Reduction("sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum")
-LOGSUMEXP = Reduction("logsumexp", ("value",), _lse_tile, _lse_merge, _lse_final, _lse_neutral, "logsumexp")
+SUM = Reduction(
+    "sum",
+    ("value",),
+    _sum_tile,
+    _sum_merge,
+    _identity,
+    _sum_neutral,
+    "sum",
+    seed=_sum_seed,
+    absent=0.0,
+    doc="The sum",
+)
+LOGSUMEXP = Reduction(
+    "logsumexp",
+    ("value",),
+    _lse_tile,
+    _lse_merge,
+    _lse_final,
+    _lse_neutral,
+    "logsumexp",
+    seed=_lse_seed,
+    absent=-torch.inf,
+    doc="The logarithm of the sum of exponentials",
+)
 MIN = _selection("min", ("value",), "min")
 ARGMIN = _selection("argmin", ("index",), "min")
 MIN_ARGMIN = _selection("min_argmin", ("value", "index"), "min")
@@ -188,19 +192,9 @@ MAX_ARGMAX = _selection("max_argmax", ("value", "index"), "min", True)
 _KMIN = _selection("kmin", ("value",), "kmin")
 _ARGKMIN = _selection("argkmin", ("index",), "kmin")
 _KMIN_ARGKMIN = _selection("kmin_argkmin", ("value", "index"), "kmin")
-
-
-def with_k(r: Reduction, k: int) -> Reduction:
-    """A k-min reduction with its k."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise FormulaError(f"{r.name}: k={k!r} is not a positive integer.")
-    return _sized(r, k)
-
-
-@functools.lru_cache(maxsize=1024)
-def _sized(r: Reduction, k: int) -> Reduction:
-    """One object for each k: reductions are compared by identity, and plans are remembered by them."""
-    return replace(r, k=k)
+_KMAX = _selection("kmax", ("value",), "kmin", True)
+_ARGKMAX = _selection("argkmax", ("index",), "kmin", True)
+_KMAX_ARGKMAX = _selection("kmax_argkmax", ("value", "index"), "kmin", True)
 
 
 def KMIN(k: int) -> Reduction:
@@ -218,6 +212,21 @@ def KMIN_ARGKMIN(k: int) -> Reduction:
     return with_k(_KMIN_ARGKMIN, k)
 
 
+def KMAX(k: int) -> Reduction:
+    """The k largest entries of each row, descending."""
+    return with_k(_KMAX, k)
+
+
+def ARGKMAX(k: int) -> Reduction:
+    """The columns of the k largest entries of each row (ties: smaller column first)."""
+    return with_k(_ARGKMAX, k)
+
+
+def KMAX_ARGKMAX(k: int) -> Reduction:
+    """Values and columns of the k largest entries of each row."""
+    return with_k(_KMAX_ARGKMAX, k)
+
+
 REDUCTIONS: dict[str, Reduction] = {
     r.name: r
     for r in (
@@ -232,5 +241,37 @@ REDUCTIONS: dict[str, Reduction] = {
         _KMIN,
         _ARGKMIN,
         _KMIN_ARGKMIN,
+        _KMAX,
+        _ARGKMAX,
+        _KMAX_ARGKMAX,
+        *FOLDS,
     )
 }
+
+_BY_NAME = {name.replace("_", ""): r for name, r in REDUCTIONS.items()}
+
+
+def named(name: str, weighted: bool = False) -> Reduction:
+    """The reduction of a name, in any case, with or without its underscore: "LogSumExp", "KMin_ArgKMin".
+
+    ``weighted`` says that there are weights: of the name "LogSumExp" there is a form for them.
+
+    Raises
+    ------
+    FormulaError
+        No such reduction, weights for one that takes none, or none for one that needs them.
+    """
+    r = _BY_NAME.get(str(name).lower().replace("_", ""))
+    if r is None:
+        raise FormulaError(f"unknown reduction {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
+    r = WEIGHTED.get(r.name, r) if weighted else r
+    check_weights(r, weighted)
+    return r
+
+
+def check_weights(r: Reduction, weighted: bool) -> None:
+    """Refuse weights where there is no use for them, and a weighted reduction without."""
+    if weighted and not r.scores:
+        raise FormulaError(f"{r.name} takes no weights; leave other= out.")
+    if r.scores and not weighted:
+        raise FormulaError(f"{r.name} needs weights: pass them as other= or weight=.")

@@ -9,6 +9,8 @@ import torch
 
 from ..engine.expr import Expr
 from ..engine.operands import Operands
+from ..engine.ranges import Ranges
+from ..engine.reduction import Reduction
 from .kernel import KernelFunction as KernelFunction
 from .kernel import kernel as kernel
 from .lookup import lookup as lookup
@@ -21,22 +23,38 @@ class LazyTensor:
     expr: Expr
     operands: Operands
     is_complex: bool
+    def Kmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries over i or j."""
+    def Kmax_argKmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries and their indices over i or j."""
+    def Kmax_argKmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries and their indices over i or j."""
+    def Kmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The K largest entries over i or j."""
     def Kmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin over i or j."""
+        """The K smallest entries over i or j."""
     def Kmin_argKmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin_argkmin over i or j."""
+        """The K smallest entries and their indices over i or j."""
     def Kmin_argKmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin_argkmin over i or j."""
+        """The K smallest entries and their indices over i or j."""
     def Kmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """kmin over i or j."""
+        """The K smallest entries over i or j."""
     @property
     def T(self) -> LazyTensor:
         """Exchange i and j."""
@@ -97,32 +115,52 @@ class LazyTensor:
         """Elementwise: arc cosine of a."""
     def add(self, other: Any) -> LazyTensor:
         """Elementwise: a + b."""
+    def all(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """Whether all entries are nonzero over i or j, or over the components of each vector."""
+    def all_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """Whether all entries are nonzero over i or j, or over the components of each vector."""
     def angle(self) -> LazyTensor:
         """The angles: 0, or pi where this tensor is negative."""
+    def any(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """Whether an entry is nonzero over i or j, or over the components of each vector."""
+    def any_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """Whether an entry is nonzero over i or j, or over the components of each vector."""
+    def argKmax(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The indices of the K largest entries over i or j."""
+    def argKmax_reduction(
+        self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The indices of the K largest entries over i or j."""
     def argKmin(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argkmin over i or j."""
+        """The indices of the K smallest entries over i or j."""
     def argKmin_reduction(
         self, K: int, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argkmin over i or j."""
+        """The indices of the K smallest entries over i or j."""
     def argmax(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmax over i or j, or over the components of each vector."""
+        """The index of the largest entry over i or j, or over the components of each vector."""
     def argmax_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmax over i or j, or over the components of each vector."""
+        """The index of the largest entry over i or j, or over the components of each vector."""
     def argmin(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmin over i or j, or over the components of each vector."""
+        """The index of the smallest entry over i or j, or over the components of each vector."""
     def argmin_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """argmin over i or j, or over the components of each vector."""
+        """The index of the smallest entry over i or j, or over the components of each vector."""
     def asin(self) -> LazyTensor:
         """Elementwise: arc sine of a."""
     def atan(self) -> LazyTensor:
@@ -151,6 +189,12 @@ class LazyTensor:
         """Elementwise: cos(a)."""
     def cosh(self) -> LazyTensor:
         """Elementwise: hyperbolic cosine of a."""
+    def count(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The number of nonzero entries over i or j, or over the components of each vector."""
+    def count_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The number of nonzero entries over i or j, or over the components of each vector."""
     def cpu(self) -> LazyTensor:
         """The same formula over arrays in the computer's memory."""
     def cuda(self, device: torch.device | str | int | None = None) -> LazyTensor:
@@ -164,12 +208,18 @@ class LazyTensor:
         """Where the arrays are."""
     def diag(self) -> Any:
         """The entries (i, i), an array (..., M), or (..., M, D) of vectors."""
+    def diff(self, other: Any, diffin: Any) -> LazyTensor:
+        """The differential in the variable ``other``, applied to the direction ``diffin``."""
+    def difference_matrix(self, other: Any) -> LazyTensor:
+        """All differences x_k - y_l of the components of two vectors, by rows."""
     def digamma(self) -> LazyTensor:
         """Elementwise: the derivative of log |gamma(a)|."""
     def dim(self) -> int:
         """The number of axes, counting D."""
     def div(self, other: Any) -> LazyTensor:
         """Elementwise: a / b."""
+    def divergence(self, var: Any) -> LazyTensor:
+        """The sum of the derivatives of component k in component k of the variable ``var``."""
     def double(self) -> LazyTensor:
         """The same formula in float64."""
     @property
@@ -199,6 +249,10 @@ class LazyTensor:
         """Elementwise: the largest integer <= a."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
+    def grad(self, other: Any, gradin: Any) -> LazyTensor:
+        """The adjoint of the differential in the variable ``other``, applied to ``gradin``."""
+    def grad_matrix(self, other: Any) -> LazyTensor:
+        """The Jacobian in the variable ``other``: the gradients of all components, one after the other."""
     def gt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a > b, else 0."""
     def half(self) -> LazyTensor:
@@ -224,6 +278,8 @@ class LazyTensor:
         *permute: int | Sequence[int],
     ) -> LazyTensor:
         """Tensors of shapes dimfa and dimfb, contracted over axes contfa and contfb; see `ops.tensordot`."""
+    def laplacian(self, var: Any) -> LazyTensor:
+        """The sum of the second derivatives in the components of the variable ``var``, for scalars."""
     def le(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a <= b, else 0."""
     def lgamma(self) -> LazyTensor:
@@ -252,8 +308,18 @@ class LazyTensor:
         **settings: Any,
     ) -> Any:
         """log sum_j exp(f_ij), or log sum_j w_ij exp(f_ij) with weights (dim 1 or D) for each pair."""
+    def logsumexpweight(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """log sum w exp(f) with weights w over i or j."""
+    def logsumexpweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """log sum w exp(f) with weights w over i or j."""
     def lt(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a < b, else 0."""
+    def mask(self, keep: Any) -> LazyTensor:
+        """The same values for fewer pairs: the others are not there for any reduction."""
     def matern32_profile(self) -> LazyTensor:
         """Elementwise: (1 + sqrt(3 q)) exp(-sqrt(3 q)) of a squared distance q >= 0."""
     def matern52_profile(self) -> LazyTensor:
@@ -265,37 +331,55 @@ class LazyTensor:
     def matvecmult(self, other: Any) -> LazyTensor:
         """The matrix self times the vector other."""
     def max(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """max over i or j, or over the components of each vector."""
+        """The largest entry over i or j, or over the components of each vector."""
     def max_argmax(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max_argmax over i or j."""
+        """The largest entry and its index over i or j."""
     def max_argmax_reduction(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max_argmax over i or j."""
+        """The largest entry and its index over i or j."""
     def max_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """max over i or j, or over the components of each vector."""
+        """The largest entry over i or j, or over the components of each vector."""
+    def max_sumshiftexp(
+        self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of exp(f - m) over i or j."""
+    def max_sumshiftexp_reduction(
+        self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of exp(f - m) over i or j."""
+    def max_sumshiftexpweight(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of w exp(f - m) over i or j."""
+    def max_sumshiftexpweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The pair (m, s): the maximum m, and the sum of w exp(f - m) over i or j."""
     def maximum(self, other: Any) -> LazyTensor:
         """Elementwise: the larger of a and b."""
     def mean(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
         """The mean of the components of each vector."""
+    def mean_reduction(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
+        """The mean of the components of each vector."""
     def min(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """min over i or j, or over the components of each vector."""
+        """The smallest entry over i or j, or over the components of each vector."""
     def min_argmin(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min_argmin over i or j."""
+        """The smallest entry and its index over i or j."""
     def min_argmin_reduction(
         self, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min_argmin over i or j."""
+        """The smallest entry and its index over i or j."""
     def min_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """min over i or j, or over the components of each vector."""
+        """The smallest entry over i or j, or over the components of each vector."""
     def minimum(self, other: Any) -> LazyTensor:
         """Elementwise: the smaller of a and b."""
     def mod(self, modulus: Any, offset: Any = 0) -> LazyTensor:
@@ -332,6 +416,13 @@ class LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def prod(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
         """The product of the components of each vector."""
+    def prod_reduction(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
+        """The product of the components of each vector."""
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+    @ranges.setter
+    def ranges(self, value: Any) -> None: ...
     @property
     def real(self) -> LazyTensor:
         """The real parts."""
@@ -339,7 +430,7 @@ class LazyTensor:
         """x + 0i."""
     def reduction(
         self,
-        reduction_op: str,
+        reduction_op: str | Reduction,
         other: Any = None,
         opt_arg: int | None = None,
         axis: int | None = None,
@@ -377,6 +468,16 @@ class LazyTensor:
         """Soft dynamic time warping of two series, of squared differences, with smoothing gamma > 0."""
     def softmax(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
         """exp f / sum exp f along an axis, lazily: ``K.softmax(axis=1) @ b`` is attention."""
+    def softmax_reduction(self, axis: int | None = None, dim: int | None = None) -> LazyTensor:
+        """exp f / sum exp f along an axis, lazily: ``K.softmax(axis=1) @ b`` is attention."""
+    def softmin(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(-f) / sum exp(-f): the mean of weights under the softmax of -f over i or j."""
+    def softmin_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(-f) / sum exp(-f): the mean of weights under the softmax of -f over i or j."""
     def softplus(self) -> LazyTensor:
         """Elementwise: log(1 + exp(a))."""
     def solve(
@@ -405,15 +506,19 @@ class LazyTensor:
     def sub(self, other: Any) -> LazyTensor:
         """Elementwise: a - b."""
     def sum(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
-        """sum over i or j, or over the components of each vector."""
+        """The sum over i or j, or over the components of each vector."""
     def sum_reduction(
         self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """sum over i or j, or over the components of each vector."""
+        """The sum over i or j, or over the components of each vector."""
     def sumsoftmaxweight(
-        self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
     ) -> Any:
-        """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
+        """sum w exp(f) / sum exp(f): the mean of weights under the softmax of f over i or j."""
+    def sumsoftmaxweight_reduction(
+        self, weight: Any, axis: int | None = None, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """sum w exp(f) / sum exp(f): the mean of weights under the softmax of f over i or j."""
     def t(self) -> LazyTensor:
         """Exchange i and j."""
     def tan(self) -> LazyTensor:
@@ -431,6 +536,10 @@ class LazyTensor:
         """The same formula over arrays of another dtype or on another device."""
     def trace(self) -> Any:
         """The sum of the diagonal; see `diag`."""
+    def trace_operator(self, var: Any) -> LazyTensor:
+        """The trace of the matrix M, where self = M ``var``; ``var`` itself is then needed no more."""
+    def truncate(self, tol: _float, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
+        """The matrix without the entries that are small, as an operator that does not visit them."""
     def vecmatmult(self, other: Any) -> LazyTensor:
         """The vector self times the matrix other."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:

@@ -17,8 +17,12 @@ import torch
 from .. import options as _options
 from ..engine.arrays import NUMPY, restore
 from ..engine.entries import diagonal, entries
+from ..engine.expr import Expr
 from ..engine.mapreduce import dense as every_value
+from ..engine.operands import Operands
+from ..engine.reductions import SUM
 from ..errors import FormulaError, OptionError, ShapeError
+from .pairs import shown, visible
 from .reduce import concrete
 from .tensor import LazyTensor, _lazy, combine
 
@@ -62,6 +66,8 @@ def index(K: LazyTensor, key: Any) -> Any:
 def dense(self: LazyTensor) -> Any:
     """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes.
 
+    Pairs that a mask or ranges leave out are 0.
+
     Raises
     ------
     OptionError
@@ -84,8 +90,8 @@ def _all(K: LazyTensor) -> torch.Tensor:
             f"dense() of shape {K.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
             f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
         )
-    full = every_value(K._components(), o.tensors(), sizes=o.sizes)
-    full = full.expand(*K._shape[:-1], full.shape[-1])
+    full = every_value(_entries(K), o.tensors(), sizes=o.sizes)
+    full = shown(full.expand(*K._shape[:-1], full.shape[-1]), o)
     return (K._finish(full) if K._finish else full).contiguous()
 
 
@@ -181,7 +187,7 @@ def _pick(key: Any, n: int, what: str) -> Pick:
 
 def _restrict(K: LazyTensor, letter: str, rows: Pick) -> LazyTensor:
     """The LazyTensor of some values of i (or j): the same formula of fewer rows."""
-    o = concrete(K.operands)
+    o = _without_ranges(K)
     n = o.sizes["ij".index(letter)]
     count = len(range(n)[rows]) if isinstance(rows, slice) else rows.numel()
     if letter not in o.axes:
@@ -206,7 +212,7 @@ def _restrict(K: LazyTensor, letter: str, rows: Pick) -> LazyTensor:
 def _numbers(K: LazyTensor, drop: list[int]) -> Any:
     """All entries, without the axes ``drop`` of length 1."""
     o = K.operands
-    full = entries(K._components(), o.tensors(), sizes=o.sizes).expand(*o.batch, *o.sizes, -1)
+    full = entries(_entries(K), o.tensors(), sizes=o.sizes).expand(*o.batch, *o.sizes, -1)
     full = K._finish(full) if K._finish else full
     for axis in sorted(drop):  # from the left: the axes after it keep their numbers
         full = full.squeeze(axis)
@@ -227,9 +233,20 @@ def _at_pairs(K: LazyTensor, i: torch.Tensor, j: torch.Tensor) -> Any:
 
 
 def _diagonal(K: LazyTensor) -> torch.Tensor:
-    o = concrete(K.operands)
-    values = diagonal(K._components(), o.tensors(), sizes=o.sizes)
+    o = _without_ranges(K)
+    values = diagonal(_entries(K), o.tensors(), sizes=o.sizes)
     return K._finish(values) if K._finish else values
+
+
+def _entries(K: LazyTensor) -> Expr:
+    """The formula of the entries as a matrix has them: 0 where a mask takes them out."""
+    return visible(K._components(), K.operands.keep, SUM)
+
+
+def _without_ranges(K: LazyTensor) -> Operands:
+    if K.operands.ranges is not None:
+        raise FormulaError("this LazyTensor has ranges: index it before they are set, or its dense() after.")
+    return concrete(K.operands)
 
 
 def _deliver(K: LazyTensor, values: torch.Tensor) -> Any:

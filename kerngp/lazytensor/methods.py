@@ -7,19 +7,25 @@ from typing import Any
 
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
-from ..engine.reductions import REDUCTIONS, Reduction
+from ..engine.reduction import Reduction
+from ..engine.reductions import REDUCTIONS
 from .complex import angle, conj, exp1j, imag, imag2complex, real, real2complex
 from .composites import METHODS
+from .differential import DIFFERENTIAL
 from .functions import array_ufunc, torch_function
 from .indexing import dense, diag, numpy, trace
-from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve
+from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve, truncate
+from .mask import mask
 from .place import cpu, cuda, detach, double, half, single, to
 from .softmax import log_softmax, softmax
 from .tensor import LazyTensor, combine, sized
 
-_FROM_FILES: tuple[Any, ...] = (operator, solve, matvec, matmat, rmatvec, rmatmat)
-_FROM_FILES += (real2complex, imag2complex, exp1j, angle, conj, dense, numpy, diag, trace)
-_FROM_FILES += (to, cuda, cpu, double, half, detach, softmax, log_softmax)
+_FROM_FILES: tuple[Any, ...] = (
+    *(operator, solve, truncate, mask, matvec, matmat, rmatvec, rmatmat),
+    *(real2complex, imag2complex, exp1j, angle, conj, dense, numpy, diag, trace),
+    *(to, cuda, cpu, double, half, detach, softmax, log_softmax),
+    *DIFFERENTIAL,
+)
 
 
 def install() -> None:
@@ -75,7 +81,8 @@ def _elementwise(op: Op) -> None:
 
 def _reducing(r: Reduction) -> None:
     default = -1 if r.name in INNER else None
-    what = f"{r.name} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
+    key = r.name  # torch.compile can follow a look-up, but not a record that a method keeps for itself
+    what = f"{r.doc} over i or j" + (", or over the components of each vector." if r.name in INNER else ".")
 
     def method(
         self: LazyTensor,
@@ -84,7 +91,7 @@ def _reducing(r: Reduction) -> None:
         call: bool = True,
         **settings: Any,
     ) -> Any:
-        return self._reduce(r, axis, dim, call, settings)
+        return self._reduce(REDUCTIONS[key], axis, dim, call, settings)
 
     def nearest(
         self: LazyTensor,
@@ -94,10 +101,20 @@ def _reducing(r: Reduction) -> None:
         call: bool = True,
         **settings: Any,
     ) -> Any:
-        return self._reduce(sized(r, K), axis, dim, call, settings)
+        return self._reduce(sized(REDUCTIONS[key], K), axis, dim, call, settings)
 
-    f = nearest if r.code == "kmin" else method
-    name = r.name.replace("kmin", "Kmin") if r.code == "kmin" else r.name
+    def weighted(
+        self: LazyTensor,
+        weight: Any,
+        axis: int | None = None,
+        dim: int | None = None,
+        call: bool = True,
+        **settings: Any,
+    ) -> Any:
+        return self._reduce_weighted(REDUCTIONS[key], weight, axis, dim, call, settings)
+
+    f = nearest if r.code == "kmin" else weighted if r.scores else method
+    name = r.name.replace("kmin", "Kmin").replace("kmax", "Kmax")
     f.__name__, f.__qualname__, f.__doc__ = name, f"LazyTensor.{name}", what
     if not hasattr(LazyTensor, name):
         setattr(LazyTensor, name, f)

@@ -13,17 +13,20 @@ from ..engine.arrays import Kind, adopt, is_complex, restore
 from ..engine.expr import Expr
 from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
-from ..engine.reductions import Reduction
+from ..engine.reduction import Reduction
 from ..errors import DTypeError, FormulaError, OptionError, ShapeError
+from .pairs import visible
 
 Settings = dict[str, Any]
 Finish = Callable[[torch.Tensor], torch.Tensor]
 
 _EXAMPLE = {"i": "x[:, None, :]", "j": "y[None, :, :]"}
 _BACKENDS = {"cpu": "cpu", "gpu": "cuda"}
-# what KeOps offers for speed or accuracy and this engine decides by itself
+# what is no option of the engine: arguments of the reduction itself, and what KeOps offers for speed or
+# accuracy and this engine decides by itself
 _NO_EFFECT = {
     "out",
+    "ranges",
     "device_id",
     "dtype_acc",
     "use_double_acc",
@@ -66,14 +69,24 @@ def deliver(out: torch.Tensor, kind: Kind | None, settings: Settings, flat: bool
     if target is None:
         return restore(out, kind)
     out = out.detach()
-    if out.is_complex():
-        if not is_complex(target):
-            raise DTypeError(f"out has dtype {target.dtype}; the result is complex, of dtype {out.dtype}.")
-        for part in ("real", "imag"):
-            adopt("out", getattr(target, part), writable=True).copy_(getattr(out, part))
-    else:
-        adopt("out", target, writable=True).copy_(out)
+    if not out.is_complex():
+        _write(target, out)
+        return target
+    if not is_complex(target):
+        raise DTypeError(f"out has dtype {target.dtype}; the result is complex, of dtype {out.dtype}.")
+    for part in ("real", "imag"):
+        _write(getattr(target, part), getattr(out, part))
     return target
+
+
+def _write(target: Any, out: torch.Tensor) -> None:
+    place = adopt("out", target, writable=True)
+    if place.shape != out.shape or place.dtype != out.dtype:
+        raise ShapeError(
+            f"out has shape {tuple(place.shape)} and dtype {place.dtype}; the result has shape "
+            f"{tuple(out.shape)} and dtype {out.dtype}: make it like that."
+        )
+    place.copy_(out)
 
 
 def tensors(expr: Expr, operands: Operands, r: Reduction, letter: str, settings: Settings) -> Any:
@@ -86,7 +99,16 @@ def tensors(expr: Expr, operands: Operands, r: Reduction, letter: str, settings:
             f"Index one by {letter}, {_EXAMPLE[letter]}, or reduce the other axis."
         )
     options = chosen(settings) if settings else None
-    out = map_reduce(expr, r, operands.tensors(), axis=letter, sizes=operands.sizes, options=options)
+    ranges = settings.get("ranges") if settings else None
+    out = map_reduce(
+        visible(expr, operands.keep, r),
+        r,
+        operands.tensors(),
+        axis=letter,
+        sizes=operands.sizes,
+        ranges=operands.ranges if ranges is None else ranges,
+        options=options,
+    )
     if r.code == "kmin" and expr.dim == 1:
         return tuple(t.squeeze(-1) for t in out) if isinstance(out, tuple) else out.squeeze(-1)
     return out
@@ -107,8 +129,6 @@ def chosen(settings: Settings) -> _options.Options | None:
     changes = {k: v for k, v in settings.items() if k not in _NO_EFFECT and v is not None}
     if not changes:
         return None
-    if "ranges" in changes:
-        raise OptionError("ranges= (block-sparse reductions) is not part of this version; leave it out.")
     if "backend" in changes:  # KeOps writes "CPU", "GPU_1D", "GPU_2D_device", ...
         name = str(changes["backend"])
         changes["backend"] = _BACKENDS.get(name.lower().partition("_")[0], name)

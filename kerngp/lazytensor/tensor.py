@@ -14,17 +14,29 @@ from typing import Any
 import torch
 
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of, restore
+from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of
 from ..engine.autodiff import transpose
-from ..engine.expr import Expr, const
+from ..engine.expr import Expr
+from ..engine.folds import LOGSUMEXPWEIGHT, weighted_entry
 from ..engine.inner import INNER
-from ..engine.operands import EMPTY, Operands, build, indexed, join, leaf, number, symbol
-from ..engine.reductions import LOGSUMEXP, MAX, REDUCTIONS, SUM, Reduction, with_k
+from ..engine.operands import (
+    EMPTY,
+    Operands,
+    build,
+    constant,
+    indexed,
+    join,
+    leaf,
+    number,
+    symbol,
+    transposed,
+)
+from ..engine.ranges import Ranges
+from ..engine.reduction import Reduction, with_k, with_scores
+from ..engine.reductions import LOGSUMEXP, SUM, check_weights, named
 from ..errors import FormulaError, ShapeError
-from .reduce import Deferred, Finish, Settings, compute, tensors
+from .reduce import Deferred, Finish, Settings, compute
 
-_transposed = functools.lru_cache(maxsize=1024)(transpose)
-_SWAP = str.maketrans("ij", "ji")
 _UNCHANGED = (None,)
 
 
@@ -136,6 +148,15 @@ class LazyTensor:
         """How many batch axes stand before M."""
         return len(self.operands.batch)
 
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+        return self.operands.ranges
+
+    @ranges.setter
+    def ranges(self, value: Any) -> None:
+        self.operands = self.operands._replace(ranges=None if value is None else Ranges.of(value))
+
     def dim(self) -> int:
         """The number of axes, counting D."""
         return len(self.operands.batch) + 3
@@ -156,7 +177,7 @@ class LazyTensor:
             return combine("square", self) if n == 2 else combine("powi", self, attr=(int(n),))
         if abs(n) == 0.5:
             return combine("sqrt" if n > 0 else "rsqrt", self)
-        return combine("pow", self, _lazy(const(n), EMPTY))  # an exponent is part of the formula
+        return combine("pow", self, _lazy(constant(n), EMPTY))  # an exponent is part of the formula
 
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
@@ -239,9 +260,8 @@ class LazyTensor:
 
     def t(self) -> LazyTensor:
         """Exchange i and j."""
-        o = self.operands
-        swapped = o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M)
-        return _lazy(_transposed(self.expr), swapped, type(self))
+        o = transposed(self.operands)
+        return _lazy(build(transpose, (), _UNCHANGED, self.expr), o, type(self))
 
     @property
     def T(self) -> LazyTensor:
@@ -295,7 +315,7 @@ class LazyTensor:
 
     def reduction(
         self,
-        reduction_op: str,
+        reduction_op: str | Reduction,
         other: Any = None,
         opt_arg: int | None = None,
         axis: int | None = None,
@@ -307,32 +327,27 @@ class LazyTensor:
 
         Parameters
         ----------
-        reduction_op : str
-            "Sum", "LogSumExp", "Min", "ArgKMin", ... in any case.
-        other : LazyTensor, optional
-            Weights, for "LogSumExp" and "SumSoftMaxWeight".
+        reduction_op : str or Reduction
+            "Sum", "LogSumExp", "Min", "ArgKMin", ... in any case; or one made by
+            `kerngp.define_reduction`.
+        other : LazyTensor or array, optional
+            Weights, for "LogSumExp", "SoftMax", "SumSoftMaxWeight", "SoftMin" and "Max_SumShiftExp".
         opt_arg : int, optional
-            K, for "KMin" and its relatives.
+            K, for "KMin", "KMax" and their relatives.
         axis, dim : int
             The axis to reduce, under its numpy or its torch name.
         call : bool
             False returns a function to be called later.
         **settings
             ``backend=`` ("auto", "CPU", "GPU", "reference") and other options of `kerngp.options`;
-            ``out=``, an array to write to. KeOps's accuracy switches are accepted and have no
-            effect: accumulation is always as accurate as they can make it.
+            ``ranges=``, blocks of pairs to visit; ``out=``, an array to write to. KeOps's accuracy
+            switches are accepted and have no effect: accumulation is always as accurate as they can
+            make it.
         """
-        name = reduction_op.lower()
-        if other is not None:
-            weighted = {"logsumexp": self.logsumexp, "sumsoftmaxweight": self.sumsoftmaxweight}.get(name)
-            if weighted is None:
-                raise FormulaError(f"{reduction_op} takes no weights; pass other=None.")
-            return weighted(axis=axis, dim=dim, weight=other, **settings)
-        record = REDUCTIONS.get(name)
-        if record is None:
-            raise FormulaError(
-                f"unknown reduction {reduction_op!r}; known are {', '.join(sorted(REDUCTIONS))}."
-            )
+        weighted = other is not None
+        record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op, weighted)
+        if weighted:
+            return self._reduce_weighted(record, other, axis, dim, call, settings)
         return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
 
     def logsumexp(
@@ -348,15 +363,7 @@ class LazyTensor:
             weight = settings.pop("other", None)  # its name in `reduction`
         if weight is None:
             return self._reduce(LOGSUMEXP, axis, dim, call, settings)
-        top, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight), settings)
-        return restore(top + total.log(), self.operands.kind)
-
-    def sumsoftmaxweight(
-        self, weight: Any, axis: int | None = None, dim: int | None = None, **settings: Any
-    ) -> Any:
-        """sum_j w_ij exp(f_ij) / sum_j exp(f_ij): the average of the weights under the softmax of f."""
-        _, total = self._softmax_sums(axis, dim, lambda e: combine("mul", e, weight).concat(e), settings)
-        return restore(total[..., :-1] / total[..., -1:], self.operands.kind)
+        return self._reduce_weighted(LOGSUMEXPWEIGHT, weight, axis, dim, call, settings)
 
     # ------------------------------------------------------------ machinery
 
@@ -379,6 +386,7 @@ class LazyTensor:
         )
 
     def _reduce(self, r: Reduction, axis: int | None, dim: int | None, call: bool, settings: Settings) -> Any:
+        check_weights(r, False)
         letter = self._letter(axis if dim is None else dim)
         if letter == "":
             if r.name not in INNER:
@@ -388,17 +396,19 @@ class LazyTensor:
             return Deferred(self._components(), self.operands, r, letter, settings, self._finish)
         return compute(self._components(), self.operands, r, letter, settings, finish=self._finish)
 
-    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: Settings) -> tuple:
-        """The largest entries m of f and the sum of weigh(exp(f - m)), as tensors. m carries no gradient."""
+    def _reduce_weighted(
+        self, r: Reduction, weight: Any, axis: int | None, dim: int | None, call: bool, settings: Settings
+    ) -> Any:
+        check_weights(r, True)
         letter = self._letter(axis if dim is None else dim)
-        with torch.no_grad():
-            top = tensors(self.expr, self.operands, MAX, letter, settings)
-        top = torch.nan_to_num(top, nan=0.0, posinf=0.0, neginf=0.0)
-        shift = _lazy(*indexed(top, "ji".index(letter), TORCH, "shift"))
-        weighted = weigh(combine("exp", combine("sub", self, shift)))
-        if weighted.is_complex:
+        if letter == "":
+            raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
+        entry, r = combine(weighted_entry, self, weight), with_scores(r, self.expr.dim)
+        if entry.is_complex:
             raise FormulaError("the weights are complex; weigh with their real and imaginary parts instead.")
-        return top, tensors(weighted.expr, weighted.operands, SUM, letter, settings)
+        if entry.operands.symbolic or not call:
+            return Deferred(entry.expr, entry.operands, r, letter, settings)
+        return compute(entry.expr, entry.operands, r, letter, settings)
 
 
 def _lazy(expr: Expr, operands: Operands, kind: type[LazyTensor] = LazyTensor) -> LazyTensor:

@@ -38,6 +38,7 @@ import torch
 
 from .. import options as _options
 from ..engine.arrays import adopt, check_finite, kind_of, restore
+from ..engine.transforms import refuse
 from ..errors import OptionError, ShapeError
 from .cg import CG, Callback
 from .checks import columns
@@ -141,6 +142,8 @@ class InducingPoints:
         Raises
         ------
         ShapeError, DTypeError, DeviceError, OptionError, DataError, SolveError
+        BackendUnavailable
+            In forward mode and under a transform of `torch.func`.
         """
         points, kind = adopt("X", X), kind_of(y)
         if points.dim() != 2 or points.shape[0] == 0:
@@ -152,6 +155,7 @@ class InducingPoints:
         n = points.shape[0]
         target, vector = columns("y", y, (n, n), None, points.device)
         weight = _weights(sample_weight, points)
+        refuse("a solve on inducing points", (points, target))
         with torch.no_grad():
             found = self._solve(kernel, points.detach(), target.detach(), float(alpha), weight, callback)
         judge(found, on_fail, stacklevel=3)

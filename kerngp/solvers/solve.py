@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from ..engine.arrays import kind_of, restore
+from ..engine.transforms import refuse
 from ..errors import ConvergenceWarning, DeviceError, OptionError, ShapeError, SolveError
 from .cg import CG
 from .checks import columns, require_square
@@ -84,6 +85,8 @@ def solve(
     ------
     ShapeError, DTypeError, DeviceError, OptionError
         If the arguments do not fit together.
+    BackendUnavailable
+        In forward mode and under a transform of `torch.func`.
     SolveError
         With ``on_fail="raise"``; its attribute ``solution`` holds what was found.
 
@@ -110,6 +113,7 @@ def solve(
     batch = torch.broadcast_shapes(A.shape[:-2], rhs.shape[:-2])
     rhs = rhs.expand(*batch, *rhs.shape[-2:])
     start = None if start is None else start.detach().expand(rhs.shape)
+    refuse("solve", (rhs, *A.tensors))
     problem = _Problem(A, method, _built(preconditioner, A), on_fail)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (rhs, *A.tensors)):
         found: list[Solution] = []

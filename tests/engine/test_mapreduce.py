@@ -16,6 +16,7 @@ from comparison import (
     exact,
 )
 
+from kerngp import LazyTensor
 from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj, const, postorder
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many, paired
@@ -81,6 +82,25 @@ def test_formulas_of_one_axis_or_none(dtype: torch.dtype) -> None:
             (want,) = exact(f, SUM, args, axis=axis, sizes=sizes)
             assert got.shape == ((rows,) if rows else ()) + (f.dim,)
             assert_close(got, want, 1e-5 * want.abs(), f"{f} over {axis}")
+
+
+@pytest.mark.parametrize("axis", ["j", "i", "ij"])
+def test_a_scalar_that_stands_for_a_vector(axis: str, dtype: torch.dtype, launches) -> None:
+    """Factors lose their repetition; the result keeps its components."""
+    k = ops.exp(-ops.sqdist(Vi(0, 3), Vj(1, 3)))
+    forms = (
+        ops.widen(k, 2),
+        ops.widen(k * Vi(2, 1), 2),
+        ops.widen(Vj(3, 1), 2) * k,
+        ops.widen(Vj(3, 1) * k * Pm(4, 1), 7),
+        ops.widen(Vi(2, 1) * Vj(3, 1), 2),
+    )
+    for f in forms:
+        launches.clear()
+        sizes = (33, 40)
+        args = tuple(torch.rand(*s, dtype=dtype) for s in ((33, 3), (40, 3), (33, 1), (40, 1), (1,)))
+        assert_matches_reference(f, SUM, args, axis=axis, sizes=sizes)
+        assert launches.compiled == 1
 
 
 @pytest.mark.parametrize("options_", [CPU, REFERENCE], ids=["cpu", "reference"])
@@ -253,6 +273,21 @@ def test_all_first_gradients_leave_one_pass(axis: str, M: int, launches) -> None
         assert_close(got, want, 1e-11 * (1 + want.abs().max()), "gradient")
 
 
+@pytest.mark.parametrize("E", [1, 8])
+def test_all_first_gradients_of_a_lazy_product_leave_one_pass(E: int, launches) -> None:
+    """Points on both sides, weights and a parameter."""
+    shapes = ((40, 3), (50, 3), (50, E), (1,))
+    x, y, b, p = args = [torch.rand(*s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    D = (LazyTensor(x[:, None]) - LazyTensor(y[None])) ** 2
+    out = (-D.sum(-1) * LazyTensor(p)).exp() @ b
+    assert (launches.compiled, launches.reference) == (1, 0)
+    grads = torch.autograd.grad(out.sin().sum(), args)
+    assert (launches.compiled, launches.reference) == (2, 0)
+    want = torch.exp(-torch.cdist(x, y).square() * p) @ b
+    for g, w in zip(grads, torch.autograd.grad(want.sin().sum(), args), strict=True):
+        assert_close(g, w, 1e-11)
+
+
 def test_no_gradient_means_no_record() -> None:
     f = gaussian()
     x, y, b = arguments(f, 5, 7)
@@ -342,31 +377,6 @@ def test_indices_carry_no_gradient() -> None:
     x, y = arguments(f, 4, 5)
     out = tensor(map_reduce(f, ARGMIN, (x.requires_grad_(), y)))
     assert not out.requires_grad
-
-
-@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap", "dual"])
-def test_transforms_of_torch_are_refused_not_wrong(transform: str) -> None:
-    """A derivative lost silently would be worse than an error."""
-    from torch.autograd import forward_ad
-
-    f = gaussian()
-    x, y, b = arguments(f, 4, 5)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        return tensor(map_reduce(f, SUM, (x, y, b)))
-
-    with pytest.raises(BackendUnavailable, match="forward-mode derivatives and the transforms of torch.func"):
-        if transform == "jvp":
-            torch.func.jvp(call, (x,), (x,))
-        elif transform == "grad":
-            torch.func.grad(lambda x: call(x).sum())(x)
-        elif transform == "vmap":
-            torch.vmap(call)(torch.stack([x, x]))
-        else:
-            with forward_ad.dual_level():
-                call(forward_ad.make_dual(x, x))
-    with forward_ad.dual_level():  # arguments without a tangent are welcome
-        call(x)
 
 
 # ---------------------------------------------------------------- huge values, NaN

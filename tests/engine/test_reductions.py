@@ -6,14 +6,17 @@ import math
 
 import pytest
 import torch
-from comparison import CPU, REFERENCE, assert_close, assert_merge_law
+from comparison import CPU, REFERENCE, assert_close, assert_gradients, assert_merge_law
 
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.mapreduce import map_reduce
 from kerngp.engine.reductions import (
+    ARGKMAX,
     ARGKMIN,
     ARGMAX,
     ARGMIN,
+    KMAX,
+    KMAX_ARGKMAX,
     KMIN,
     KMIN_ARGKMIN,
     LOGSUMEXP,
@@ -24,6 +27,7 @@ from kerngp.engine.reductions import (
     REDUCTIONS,
     SUM,
     Reduction,
+    with_k,
 )
 from kerngp.errors import FormulaError, ShapeError
 
@@ -31,13 +35,7 @@ INF, NAN = math.inf, math.nan
 BACKENDS = pytest.mark.parametrize("options", [REFERENCE, CPU], ids=["reference", "cpu"])
 
 
-def with_k(r: Reduction, k: int = 3) -> Reduction:
-    return (
-        {"kmin": KMIN, "argkmin": ARGKMIN, "kmin_argkmin": KMIN_ARGKMIN}[r.name](k) if r.code == "kmin" else r
-    )
-
-
-ALL = [with_k(r) for r in REDUCTIONS.values()]
+ALL = [with_k(r, 3) if r.code == "kmin" else r for r in REDUCTIONS.values()]
 
 
 def rows_of(f: torch.Tensor, r: Reduction, options) -> tuple[torch.Tensor, ...]:
@@ -80,7 +78,8 @@ def test_two_halves_make_the_whole(r: Reduction, kind: str) -> None:
 
 @pytest.mark.parametrize("r", ALL, ids=repr)
 def test_merge_is_associative(r: Reduction) -> None:
-    f = torch.randint(-3, 4, (4, 30, 1)).double()
+    f = torch.randint(-3, 4, (4, 30, 2)).double()
+    r = r.bind(2)
     a, b, c = (r.tile(r, f[:, lo : lo + 10], lo) for lo in (0, 10, 20))
     left = r.final(r, r.merge(r, r.merge(r, a, b), c))
     right = r.final(r, r.merge(r, a, r.merge(r, b, c)))
@@ -116,6 +115,11 @@ def test_values_against_torch(options) -> None:
             assert got.dtype == w.dtype
     values, index = f.topk(5, largest=False)
     for r, want in ((KMIN(5), (values,)), (ARGKMIN(5), (index,)), (KMIN_ARGKMIN(5), (values, index))):
+        for got, w in zip(rows_of(f, r, options), want, strict=True):
+            assert got.shape == (6, 5, 1)
+            assert_close(got.squeeze(-1), w, 1e-12, f"{r}")
+    values, index = f.topk(5)
+    for r, want in ((KMAX(5), (values,)), (ARGKMAX(5), (index,)), (KMAX_ARGKMAX(5), (values, index))):
         for got, w in zip(rows_of(f, r, options), want, strict=True):
             assert got.shape == (6, 5, 1)
             assert_close(got.squeeze(-1), w, 1e-12, f"{r}")
@@ -187,6 +191,7 @@ def test_selections_skip_nan(options) -> None:
     assert row([NAN, 3.0, NAN, 1.0, NAN], MIN_ARGMIN, options) == [1.0, 3]
     assert row([NAN, 3.0, NAN, 1.0, NAN], MAX_ARGMAX, options) == [3.0, 1]
     assert row([NAN, 3.0, 1.0, NAN, 2.0], KMIN_ARGKMIN(3), options) == [[1.0, 2.0, 3.0], [2, 4, 1]]
+    assert row([NAN, 3.0, 1.0, NAN, 2.0], KMAX_ARGKMAX(3), options) == [[3.0, 2.0, 1.0], [1, 4, 2]]
 
 
 @BACKENDS
@@ -196,6 +201,7 @@ def test_rows_without_a_number_have_index_minus_one(options) -> None:
     assert row([INF, NAN], MIN_ARGMIN, options) == [INF, -1]
     assert row([-INF, NAN], MAX_ARGMAX, options) == [-INF, -1]
     assert row([NAN, 5.0, INF], KMIN_ARGKMIN(3), options) == [[5.0, INF, INF], [1, -1, -1]]
+    assert row([NAN, 5.0, -INF], KMAX_ARGKMAX(3), options) == [[5.0, -INF, -INF], [1, -1, -1]]
 
 
 @BACKENDS
@@ -211,6 +217,7 @@ def test_ties_go_to_the_first_column(n: int, options) -> None:
     assert row(values, MIN_ARGMIN, options) == [1.0, 0]
     assert row(values, MAX_ARGMAX, options) == [1.0, 0]
     assert row(values, KMIN_ARGKMIN(4), options) == [[1.0] * 4, [0, 1, 2, 3]]
+    assert row(values, KMAX_ARGKMAX(4), options) == [[1.0] * 4, [0, 1, 2, 3]]
     values[n // 2] = values[n - 1] = 0.5
     assert row(values, ARGMIN, options) == [n // 2]
     assert row(values, ARGKMIN(3), options) == [[n // 2, n - 1, 0]]
@@ -251,7 +258,7 @@ def test_an_empty_row_has_no_index(r: Reduction, options) -> None:
 
 
 @BACKENDS
-@pytest.mark.parametrize("make", [KMIN, ARGKMIN, KMIN_ARGKMIN])
+@pytest.mark.parametrize("make", [KMIN, ARGKMIN, KMIN_ARGKMIN, KMAX, ARGKMAX, KMAX_ARGKMAX])
 def test_k_larger_than_the_row(make, options) -> None:
     with pytest.raises(ShapeError, match=r"k=6 exceeds the 5 entries of a row; choose k <= 5"):
         map_reduce(Vi(0, 1) + Vj(1, 1), make(6), (torch.randn(3, 1), torch.randn(5, 1)), options=options)
@@ -261,6 +268,43 @@ def test_k_larger_than_the_row(make, options) -> None:
 def test_k_must_be_a_positive_integer(k) -> None:
     with pytest.raises(FormulaError, match=f"kmin: k={k!r} is not a positive integer"):
         KMIN(k)
+
+
+@BACKENDS
+def test_logsumexp_over_both_axes(options, launches) -> None:
+    x, y = torch.randn(33, 2, dtype=torch.float64), torch.randn(71, 2, dtype=torch.float64)
+    x[3], y[5] = -INF, -INF
+    f = x[:, None] + y
+    got = map_reduce(Vi(0, 2) + Vj(1, 2), LOGSUMEXP, (x, y), axis="ij", options=options)
+    assert isinstance(got, torch.Tensor)
+    assert_close(got, f.logsumexp((0, 1)), 1e-13, "logsumexp over both axes")
+
+
+# ---------------------------------------------------------------- gradients
+
+
+@BACKENDS
+@pytest.mark.parametrize("axis", ["j", "i"])
+@pytest.mark.parametrize("r", [LOGSUMEXP, MIN, MAX, MIN_ARGMIN, KMIN(2), KMAX(2), KMAX_ARGKMAX(2)], ids=repr)
+def test_gradients(r: Reduction, axis: str, options) -> None:
+    f = Vi(0, 2) * Vj(1, 2) + Vi(2, 1)
+    args = (torch.randn(4, 2), torch.randn(3, 2), torch.randn(4, 1))
+    args = tuple(a.double() for a in args)
+    assert_gradients(f, args, r, axis=axis, options=options, second=options is REFERENCE)
+
+
+@BACKENDS
+def test_gradient_of_logsumexp_with_entries_of_minus_infinity(options) -> None:
+    """First, some, all: the weights are those of a softmax, and 0 in a row of -inf alone."""
+    f = torch.randn(4, 9, dtype=torch.float64)
+    f[0, 0], f[1, 3:], f[2, :] = -INF, -INF, -INF
+    x = f.reshape(4, 9, 1).requires_grad_()
+    out = map_reduce(Vj(0, 1), LOGSUMEXP, (x,), sizes=(1, None), options=options)
+    assert isinstance(out, torch.Tensor)
+    (got,) = torch.autograd.grad(out.sum(), x)
+    want = f.softmax(1)
+    want[2] = 0.0
+    assert_close(got.squeeze(-1), want, 1e-14, "gradient of logsumexp")
 
 
 def test_selection_over_both_axes_is_refused() -> None:
@@ -282,5 +326,20 @@ def test_the_table_has_every_reduction() -> None:
         "kmin",
         "argkmin",
         "kmin_argkmin",
+        "kmax",
+        "argkmax",
+        "kmax_argkmax",
+        "prod",
+        "mean",
+        "count",
+        "any",
+        "all",
+        "logsumexpweight",
+        "sumsoftmaxweight",
+        "softmax",
+        "softmin",
+        "max_sumshiftexp",
+        "max_sumshiftexpweight",
     }
+    assert all(r.doc for r in REDUCTIONS.values())
     assert repr(KMIN(4)) == "kmin(k=4)" and KMIN(4) is KMIN(4) and KMIN(4) != KMIN(5)

@@ -25,12 +25,17 @@ from comparison import (
     assert_same_values,
     exact,
 )
+from test_ranges import assert_matches
 
-from kerngp.engine import autograd, expr, ops, planner, reductions, rewrite
+from kerngp.engine import autograd, expr, folds, ops, planner, reductions, rewrite
+from kerngp.engine import ranges as engine_ranges
 from kerngp.engine.backends import cpu
 from kerngp.engine.expr import OPS, Expr, Vi, Vj, node
+from kerngp.engine.folds import MEAN, PROD, SUMSOFTMAXWEIGHT
 from kerngp.engine.mapreduce import map_reduce_many
 from kerngp.engine.plan import Output
+from kerngp.engine.ranges import Ranges
+from kerngp.engine.reduction import Reduction
 from kerngp.engine.reductions import KMIN_ARGKMIN, LOGSUMEXP, MIN_ARGMIN, SUM
 from kerngp.engine.render import tile
 
@@ -173,6 +178,41 @@ def test_merge_that_forgets_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None
         assert_merge_law(replace(LOGSUMEXP, merge=wrong), f, 17)
 
 
+def test_weights_that_are_not_rescaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of exponentials keep the scale of an old maximum."""
+    f = ops.concat(-ops.sqdist(Vi(0, 3), Vj(1, 3)), Vj(2, 2))
+    args = random_args(f, dtype=torch.float64)
+
+    def check() -> None:
+        w, F = args[2], -torch.cdist(args[0], args[1]).square()
+        want = F.softmax(1) @ w
+        for backend in (CPU, REFERENCE):
+            r = replace(SUMSOFTMAXWEIGHT)  # not bound yet
+            ((got,),) = map_reduce_many((Output(f, r),), args, options=backend)
+            assert_close(got, want, 1e-12, "weighted mean")
+
+    caught(check, lambda: monkeypatch.setattr(folds, "_grown", lambda old, new: ops.exp(old - old)))
+
+
+def test_a_product_whose_derivative_divides(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = torch.randn(3, 9, 1, dtype=torch.float64)
+    f[1, 4] = 0.0
+
+    def check() -> None:
+        (x,) = (f.clone().requires_grad_(),)
+        ((out,),) = map_reduce_many((Output(Vj(0, 1), PROD),), (x,), sizes=(1, None), options=REFERENCE)
+        out.sum().backward()
+        want = torch.stack([torch.cat([f[:, :k], f[:, k + 1 :]], 1).prod(1) for k in range(9)], 1)
+        assert x.grad is not None
+        assert_close(x.grad, want, 1e-12 * (1 + want.abs()), "gradient of a product")
+
+    def plant() -> None:
+        wrong = replace(PROD, seed=lambda r, e, results, g: g[0] * results[0] / e)
+        monkeypatch.setitem(globals(), "PROD", wrong)
+
+    caught(check, plant)
+
+
 def test_merge_that_prefers_the_later_column(monkeypatch: pytest.MonkeyPatch) -> None:
     f = torch.zeros(2, 33, 1, dtype=torch.float64)
 
@@ -203,7 +243,7 @@ def test_selection_that_does_not_skip_nan(monkeypatch: pytest.MonkeyPatch) -> No
     caught(check, lambda: monkeypatch.setattr(reductions, "_clean", lambda f: f.nan_to_num(-9.0)))
 
 
-@pytest.mark.parametrize("r", [LOGSUMEXP, MIN_ARGMIN, SUM], ids=repr)
+@pytest.mark.parametrize("r", [LOGSUMEXP, MIN_ARGMIN, SUM, MEAN], ids=repr)
 def test_parts_of_j_that_are_not_merged(r, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows: the launch splits j; taking the first part for the whole must be noticed."""
     f = -ops.sqdist(Vi(0, 3), Vj(1, 3))
@@ -303,6 +343,49 @@ def test_gradient_summed_over_the_wrong_axis(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # ---------------------------------------------------------------- the helper itself
+
+
+# ---------------------------------------------------------------- blocks of pairs
+
+
+def blocks() -> tuple[Ranges, torch.Tensor]:
+    """Rows 0, ..., 29 of 90 meet every third column of 90, but for the last ones."""
+    columns = torch.arange(0, 81, 3)
+    j = torch.stack([columns, columns + 1], 1)
+    mask = torch.zeros(90, 90, dtype=torch.bool)
+    mask[:30, columns] = True
+    return Ranges.from_matrix([[0, 30]], j, torch.ones(1, len(j))), mask
+
+
+def check_blocks(f: Expr, r: Reduction, axis: str = "j") -> Callable[[], None]:
+    ranges, mask = blocks()
+    args = random_args(f, 90, 90, torch.float64)
+    return lambda: assert_matches(f, r, args, ranges, mask, axis)
+
+
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_rows_without_pairs_that_are_not_neutral(axis, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = lambda: monkeypatch.setattr(cpu, "without_pairs", lambda o, results, g: results)  # noqa: E731
+    caught(check_blocks(-ops.sqdist(Vi(0, 3), Vj(1, 3)), LOGSUMEXP, axis), plant)
+
+
+def test_blocks_that_are_not_transposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over i that still sees the blocks from i."""
+    plant = lambda: monkeypatch.setattr(Ranges, "swap_axes", lambda self: self)  # noqa: E731
+    caught(check_blocks(GAUSSIAN, SUM, "i"), plant)
+
+
+def test_blocks_cut_without_their_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a block beyond a whole number of tiles are left out, but for one."""
+    tables = engine_ranges._tables
+
+    def whole(half, rows, splits, device):
+        table, sources = tables(half, rows, splits, device)
+        part = table[..., 1] - table[..., 0] < rows
+        table[..., 1] = torch.where(part, table[..., 0] + 1, table[..., 1])
+        return table, sources
+
+    caught(check_blocks(GAUSSIAN, SUM), lambda: monkeypatch.setattr(engine_ranges, "_tables", whole))
 
 
 def test_close_notices_shape_nan_and_infinity() -> None:

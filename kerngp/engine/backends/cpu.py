@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,19 +20,22 @@ import torch
 
 from ...options import Options
 from ..expr import variables
-from ..plan import Geometry, Output, Plan, shapes_of
+from ..plan import Geometry, Output, Plan, shapes_of, slices
 from ..planner import Machine, Prepared, decisive, expandable, normal, passes, prepare
+from ..reduction import over_rows, typed
 from ..rewrite import Facts
 from ..threads import parallel
 from . import reference
-from .halves import halved, joined, side
-from .layout import LINE, Layout, layout
+from .halves import halved, joined, side, without_pairs
+from .layout import LINE, Layout, group_rows, layout
 
 Tensor = torch.Tensor
 name = "cpu"
+LOG = logging.getLogger("kerngp")
 
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
+SLICE = 32  # components of a state given by formulas in one launch, where it has very many
 GUARD = 2e-4  # largest error of an expanded squared distance that is accepted, from rounding alone
 
 
@@ -41,21 +46,27 @@ def run(
     if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
         wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
-    if 0 in (g.M, g.N, *g.batch):
+    if g.pairs == 0:
         return reference.run(outputs, args, g, options.memory_limit)
     results: dict[int, tuple[Tensor, ...]] = {}
     for group in passes(outputs):
         found = _plan_call(tuple([outputs[k] for k in group]), args, g, options)
         if found is None:  # not in one pass: each alone, and what has no generated code by the definition
-            found = [
-                (
-                    _plan_call((outputs[k],), args, g, options)
-                    or reference.run((outputs[k],), args, g, options.memory_limit)
-                )[0]
-                for k in group
-            ]
+            found = [_alone(outputs[k], args, g, options) for k in group]
         results.update(zip(group, found, strict=True))
     return [results[k] for k in range(len(outputs))]
+
+
+def _alone(o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options) -> tuple[Tensor, ...]:
+    """One output: in generated code, in slices of its components if need be, else by the definition."""
+    found = _plan_call((o,), args, g, options)
+    if found is not None:
+        return found[0]
+    parts = slices(o, SLICE) if o.reduction.law is not None else None
+    if parts is None:
+        return reference.run((o,), args, g, options.memory_limit)[0]
+    results = [_alone(part, args, g, options) for part in parts]
+    return tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])
 
 
 def supports(outputs: tuple[Output, ...], dtype: torch.dtype = torch.float32) -> bool:
@@ -113,14 +124,16 @@ def binary(plan: Plan) -> Binary:
     from ..render.tile import render
     from . import jit
 
+    start = time.perf_counter()
     target = jit.host_target()
     library = jit.load(jit.compile_ir(render(plan, target.triple), target))
+    LOG.info("cpu kernel ready after %.2f s: %s", time.perf_counter() - start, plan)
     return Binary(plan, library.function("pack", 3), library.function("tile", 6))
 
 
 @functools.lru_cache(maxsize=4096)
 def _has_form(outputs: tuple[Output, ...]) -> bool:
-    return all(o.axis == "j" or o.reduction.code == "sum" for o in outputs)
+    return all(o.axis != "i" or o.reduction.code == "sum" for o in outputs)
 
 
 def _plan_call(
@@ -128,7 +141,7 @@ def _plan_call(
 ) -> list | None:
     form, exchanged = normal(outputs)
     if exchanged:
-        g = replace(g, M=g.N, N=g.M)
+        g = g.exchanged()
     if not _has_form(form):
         return None
     count = len(args)
@@ -138,7 +151,8 @@ def _plan_call(
         count = len(args)
     centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
     facts = _facts(form, args)
-    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts)
+    ranged = 0 if g.ranges is None else g.ranges.i.rows
+    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts, ranged)
     if ready is None:
         return None
     results = _execute(ready, form, (*args, *(centres or ())), g, options)
@@ -193,12 +207,18 @@ def _execute(
     signal = _signal(ready, args, g)
     kept = max([o.reduction.k for o in outputs])
     threads = options.threads or torch.get_num_threads()
-    lay = layout(plan, g, shapes_of(args), None if signal is None else shapes_of((signal,))[0], kept, threads)
+    rows = group_rows(plan)
+    walk = None if g.ranges is None else g.ranges.i.walk(rows)
+    shape = None if signal is None else shapes_of((signal,))[0]
+    lay = layout(plan, replace(g, ranges=None), shapes_of(args), shape, kept, threads, walk)
     ctx = lay.record.from_buffer_copy(lay.numbers)
     for slot, k in lay.bind:
         ctx[slot] = args[k].data_ptr()
     if signal is not None:
         ctx[lay.signal] = signal.data_ptr()
+    tables = () if g.ranges is None else g.ranges.i.tables(rows, lay.splits, g.device)
+    for slot, table in zip(lay.walk, tables, strict=True):
+        ctx[slot] = table.data_ptr()
     work = torch.empty(lay.work, dtype=torch.uint8)
     base = -(-work.data_ptr() // LINE) * LINE
     ctx[lay.records], ctx[lay.scratch] = base, base + lay.scratch_at
@@ -262,7 +282,8 @@ def _finish(
         value = value.reshape(*g.batch, g.N, task.core.dim)
         if post is not None:
             value = value * side(post, args, g).double()
-        results.append((value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),))
+        value = value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim)
+        results.append(without_pairs(o, (value,), g))
     return results
 
 
@@ -273,9 +294,7 @@ def _row_result(o: Output, arrays: list[Tensor], g: Geometry, splits: int) -> tu
         state = tuple([a[0] for a in arrays])
         for part in range(1, splits):
             state = r.merge(r, state, tuple([a[part] for a in arrays]))
-    final = r.final(r, state)
+    state = without_pairs(o, state, g, state=True)
     if o.axis == "ij":
-        final = tuple(x.sum(-2) for x in final)
-    return tuple(
-        [x.to(torch.int64 if kind == "index" else g.dtype) for x, kind in zip(final, r.outputs, strict=True)]
-    )
+        state = over_rows(r, state)
+    return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])

@@ -13,7 +13,7 @@ import torch
 
 from ..expr import variables
 from ..plan import Geometry, Output
-from ..reductions import Reduction
+from ..reduction import Reduction, typed
 
 Tensor = torch.Tensor
 Run = Callable[[tuple[Output, ...], tuple[Tensor, ...], Geometry], list[tuple[Tensor, ...]]]
@@ -32,7 +32,7 @@ def run_in_pieces(
     ``room`` is the number of bytes a piece may take there.
     """
     axes = {v.attr[0]: v.attr[2] for v in variables(*(o.expr for o in outputs))}
-    both = tuple(replace(o, reduction=_with_index(o.reduction)) for o in outputs)
+    both = tuple(replace(o, reduction=_mergeable(o.reduction)) for o in outputs)
     rows = _cuts(g.M, _bytes(args, axes, "i", g.M), room // 2)
     columns = _cuts(g.N, _bytes(args, axes, "j", g.N), room // 2)
     found: list[dict[tuple[int, int], tuple[Tensor, ...]]] = [{} for _ in outputs]
@@ -41,7 +41,8 @@ def run_in_pieces(
             piece = tuple(
                 [_piece(a, axes.get(k, ""), (i0, i1), (j0, j1)).to(place) for k, a in enumerate(args)]
             )
-            part = run(both, piece, replace(g, M=i1 - i0, N=j1 - j0, device=place))
+            ranges = None if g.ranges is None else g.ranges.clip((i0, i1), (j0, j1))
+            part = run(both, piece, replace(g, M=i1 - i0, N=j1 - j0, device=place, ranges=ranges))
             for o, table, values in zip(both, found, part, strict=True):
                 values = tuple([v.to(g.device) for v in values])
                 _shift_index(o, values, j0 if o.axis == "j" else i0)
@@ -52,14 +53,23 @@ def run_in_pieces(
         parts = [table[key] for key in sorted(table)]
         axis = len(g.batch)
         joined = [torch.cat(p, axis) for p in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
-        named = dict(zip(_with_index(o.reduction).outputs, joined, strict=True))
-        results.append(tuple([named[kind] for kind in o.reduction.outputs]))
+        results.append(_finished(o.reduction, tuple(joined), g))
     return results
 
 
-def _with_index(r: Reduction) -> Reduction:
-    """Selections with value and index: both are needed to merge."""
+def _mergeable(r: Reduction) -> Reduction:
+    """With the results that are needed to merge: the state, or of selections value and index."""
+    if r.law is not None:
+        return r.raw
     return replace(r, outputs=("value", "index")) if r.selects and r.outputs != ("value", "index") else r
+
+
+def _finished(r: Reduction, found: tuple[Tensor, ...], g: Geometry) -> tuple[Tensor, ...]:
+    if r.law is not None:
+        found = r.final(r, found)
+        return tuple([typed(x, kind, g.dtype) for x, kind in zip(found, r.outputs, strict=True)])
+    named = dict(zip(_mergeable(r).outputs, found, strict=True))
+    return tuple([named[kind] for kind in r.outputs])
 
 
 def _bytes(args: tuple[Tensor, ...], axes: dict[int, str], axis: str, n: int) -> int:
@@ -89,6 +99,8 @@ def _shift_index(o: Output, values: tuple[Tensor, ...], first: int) -> None:
 
 def _merge(r: Reduction, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Results over two ranges of the reduced axis, ``a`` over the first, as one."""
+    if r.law is not None:
+        return r.merge(r, a, b)
     if r.code == "sum":
         return (a[0] + b[0],)
     if r.code == "logsumexp":

@@ -16,6 +16,7 @@ import torch
 from ..cuda_planner import CudaSchedule
 from ..expr import variables
 from ..plan import Geometry, Plan, Shape
+from ..ranges import Walk
 from ..render.cuda_context import CudaContext
 from ..render.cuda_mma import form_of, fragments
 from ..render.cuda_tile import PACK_THREADS, Records, slab_ranges, slabbed
@@ -33,6 +34,7 @@ class CudaLayout:
     numbers : the context, addresses zero.
     bind : (slot, argument) of each array read.
     signal, guard : slots of the signal's address, and of the largest norm's, which its limit follows.
+    walk : slots of the addresses of a ranged plan's tables.
     outputs : for each task, (slot, shape, dtype) of each result.
     work : bytes of the workspace; ``regions`` are (slot, offset) of what lies in it.
     grids : blocks of the kernels pack, tile and merge; 0 for none.
@@ -43,6 +45,7 @@ class CudaLayout:
     bind: tuple[tuple[int, int], ...]
     signal: int
     guard: int
+    walk: tuple[int, ...]
     outputs: tuple[tuple[tuple[int, tuple[int, ...], torch.dtype], ...], ...]
     work: int
     regions: tuple[tuple[int, int], ...]
@@ -62,8 +65,12 @@ def cuda_layout(
     kept: int,
     signs: tuple[int, ...],
     multiprocessors: int,
+    walk: Walk | None = None,
 ) -> CudaLayout:
-    """Lay out a launch of ``plan`` on arrays of these shapes, whose batch axes are one axis or none."""
+    """Lay out a launch of ``plan`` on arrays of these shapes, whose batch axes are one axis or none.
+
+    ``walk`` belongs to a ranged plan.
+    """
     s = plan.schedule
     assert isinstance(s, CudaSchedule)
     context, records = CudaContext(plan), Records(plan)
@@ -71,15 +78,17 @@ def cuda_layout(
     batches, real = math.prod(g.batch), 4 if plan.dtype == "float32" else 8
     tiles = -(-g.M // s.tile)
     padded = {
-        "i": tiles * s.tile if s.wide else g.M,
+        "i": (tiles + plan.ranged) * s.tile if s.wide else g.M,
         "j": -(-g.N // s.step) * s.step if s.wide else g.N,
         "p": 1,
     }
     columns = signal.shape[-1] if signal else 1
     slabs = _slabs(plan, columns)
     summed = sum(t.core.dim for t in plan.tasks if not t.by_row)
-    slots = min(tiles, SLOTS) if summed else tiles
-    splits, chunk = _split(plan, g, batches * slots * slabs, multiprocessors)
+    slots, meets = min(tiles, SLOTS) if summed else tiles, g.N
+    if walk is not None:
+        slots, meets = walk
+    splits, chunk = _split(plan, meets, batches * slots * slabs, multiprocessors)
 
     def put(slot: int, value: int) -> None:
         numbers[slot] = value
@@ -143,7 +152,7 @@ def cuda_layout(
         width = columns if task.signal else task.dim
         rows = batches * g.M * width
         shape = (*g.batch, g.M, kept, width) if task.code == "kmin" else (*g.batch, g.M, width)
-        found = [(context.task(k, "out_a"), shape, g.dtype)]
+        found = [(context.task(k, "out_a"), shape, torch.float64 if task.code == "fold" else g.dtype)]
         if task.code in ("min", "kmin"):
             found.append((context.task(k, "out_b"), shape, torch.int64))
         outputs.append(tuple(found))
@@ -154,8 +163,8 @@ def cuda_layout(
             take(context.task(k, "part_b"), rows * 8)
         elif splits > 1:
             rows *= splits
-            take(context.task(k, "part_a"), rows * (8 if task.code == "sum" else real))
-            if task.code != "sum":
+            take(context.task(k, "part_a"), rows * (8 if task.code in ("sum", "fold") else real))
+            if task.code in ("min", "logsumexp"):
                 take(context.task(k, "part_b"), rows * 8)
     if summed:
         take(context.slot("sums"), slots * batches * summed * g.N * 8)
@@ -173,6 +182,7 @@ def cuda_layout(
         tuple(bind),
         context.slot("signal"),
         context.slot("guard"),
+        (context.slot("walk"), context.slot("walk_ranges")) if plan.ranged else (),
         tuple(outputs),
         max(size, ALIGN),
         tuple(regions),
@@ -199,11 +209,11 @@ def _slabs(plan: Plan, columns: int) -> int:
     return sum(-(-(hi - lo) // s.slab) for lo, hi in slab_ranges(plan))
 
 
-def _split(plan: Plan, g: Geometry, blocks: int, multiprocessors: int) -> tuple[int, int]:
-    """Ranges of j for different blocks, from the shapes and the device alone."""
+def _split(plan: Plan, n: int, blocks: int, multiprocessors: int) -> tuple[int, int]:
+    """Parts of n columns for different blocks, from the shapes and the device alone."""
     s = plan.schedule
     least = 4 * max(s.step, 128)
     most = min(MOST_SPLITS.get(t.code, 128) for t in plan.tasks)
-    parts = max(1, min(-(-WAVES * multiprocessors // blocks), g.N // least, most))
-    chunk = -(-g.N // (parts * s.step)) * s.step
-    return -(-g.N // chunk), chunk
+    parts = max(1, min(-(-WAVES * multiprocessors // blocks), n // least, most))
+    chunk = -(-n // (parts * s.step)) * s.step
+    return -(-n // chunk), chunk

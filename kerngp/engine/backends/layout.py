@@ -15,6 +15,7 @@ import torch
 
 from ..expr import variables
 from ..plan import Geometry, Plan, Shape
+from ..ranges import Walk
 from ..render.context import Context
 
 SPLIT_ITEMS = 32  # fewer work items than this are split along j
@@ -35,6 +36,7 @@ class Layout:
     sums : (slots, batches, components, padded columns) of column sums, or None.
     work : bytes of packed records and of all threads' scratch; ``records`` and ``scratch`` are the
         context slots of their addresses, ``scratch_at`` the offset of the second.
+    walk : slots of the addresses of a ranged plan's tables.
     """
 
     numbers: bytes
@@ -49,6 +51,7 @@ class Layout:
     records: int
     scratch: int
     scratch_at: int
+    walk: tuple[int, ...]
     items: int
     grain: int
     vectors: int
@@ -58,15 +61,39 @@ class Layout:
 
 @functools.lru_cache(maxsize=1024)
 def layout(
-    plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+    plan: Plan,
+    g: Geometry,
+    args: tuple[Shape, ...],
+    signal: Shape | None,
+    kept: int,
+    threads: int,
+    walk: Walk | None = None,
 ) -> Layout:
-    """Lay out a launch of ``plan`` on arrays of these shapes."""
-    return _Draft(plan, g, args, signal, kept, threads).finish()
+    """Lay out a launch of ``plan`` on arrays of these shapes; ``walk`` belongs to a ranged plan."""
+    return _Draft(plan, g, args, signal, kept, threads, walk).finish()
+
+
+def group_rows(plan: Plan) -> int:
+    """Rows of a group of tiles, where rows are many.
+
+    Several tiles share a block of j: wide records then come from a near cache, and partial column sums
+    are added up once for all of them.
+    """
+    wide = sum(f.dim for f in plan.fields_j) >= 48
+    tiles = 16 if wide else 1 if all(t.by_row for t in plan.tasks) else 8
+    return tiles * plan.schedule.rows * plan.schedule.width
 
 
 class _Draft:
     def __init__(
-        self, plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+        self,
+        plan: Plan,
+        g: Geometry,
+        args: tuple[Shape, ...],
+        signal: Shape | None,
+        kept: int,
+        threads: int,
+        walk: Walk | None,
     ):
         self.plan, self.g, self.signal, self.kept = plan, g, signal, kept
         self.context = Context(plan)
@@ -77,25 +104,28 @@ class _Draft:
         self.batches = math.prod(g.batch)
         self.width_j = sum(f.dim for f in plan.fields_j)
         self.columns = signal.shape[-1] if signal else 1
-        # several tiles share a block of j: wide records then come from a near cache, and partial column
-        # sums are added up once for all of them
-        shared = 16 if self.width_j >= 48 else 1 if all(t.by_row for t in plan.tasks) else 8
-        self.tiles = max(1, min(shared, g.M // (8 * self.height)))
-        self.groups = -(-g.M // (self.tiles * self.height))
-        self.splits, self.chunk = self._split()
+        shared = group_rows(plan) // self.height
+        if walk is None:
+            self.tiles = max(1, min(shared, g.M // (8 * self.height)))
+            self.groups = -(-g.M // (self.tiles * self.height))
+            meets = g.N
+        else:
+            self.tiles, self.groups, meets = shared, walk.groups, walk.columns
+        self.splits, self.chunk = self._split(meets)
         self.parts = (
             (self.splits,) if self.splits > 1 else ()
         )  # a leading axis of the states, if they are split
         self.items = self.batches * self.groups * self.splits
-        self.workers = threads if self.batches * g.M * g.N > INLINE_PAIRS else 1
+        rows = min(g.M, self.groups * self.tiles * self.height)
+        self.workers = threads if self.batches * rows * meets > INLINE_PAIRS else 1
         self.bind = tuple(self._bind(k, axis, args[k]) for k, axis in _axes(plan))
 
     def put(self, name: str, value: int) -> None:
         self.numbers[self.context.slot(name)] = value
 
-    def _split(self) -> tuple[int, int]:
-        """Ranges of j, from the shapes alone: results do not depend on the number of threads."""
-        block, n = self.plan.schedule.block_j, self.g.N
+    def _split(self, n: int) -> tuple[int, int]:
+        """Parts of n columns, from the shapes alone: results do not depend on the number of threads."""
+        block = self.plan.schedule.block_j
         if any(not t.by_row for t in self.plan.tasks):
             return 1, n
         want = -(-SPLIT_ITEMS // (self.batches * self.groups))
@@ -162,6 +192,7 @@ class _Draft:
             records=c.slot("records"),
             scratch=c.slot("scratch"),
             scratch_at=start,
+            walk=(c.slot("walk"), c.slot("walk_ranges")) if plan.ranged else (),
             items=self.items,
             grain=max(1, min(-(-self.items // (8 * self.workers)), (1 << 22) // (rows * self.chunk) + 1)),
             vectors=self.batches * -(-g.N // s.width),
@@ -176,9 +207,11 @@ class _Draft:
             return ()
         index = torch.int32 if self.plan.dtype == "float32" else torch.int64
         lead = (*self.parts, *g.batch, g.M)
-        types = {"sum": (torch.float64,), "logsumexp": (g.dtype, torch.float64)}.get(
-            task.code, (g.dtype, index)
-        )
+        types = {
+            "sum": (torch.float64,),
+            "fold": (torch.float64,),
+            "logsumexp": (g.dtype, torch.float64),
+        }.get(task.code, (g.dtype, index))
         inner = (
             (self.kept, task.dim)
             if task.code == "kmin"

@@ -7,27 +7,18 @@ other backend is tested against it in float64, and it serves what no other backe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from ..autodiff import transpose
-from ..expr import OPS, Expr, postorder, variables
+from ..evaluate import evaluate
+from ..expr import Expr, postorder, variables
 from ..plan import Geometry, Output
+from ..reduction import over_rows, typed
 
 name = "reference"
-
-
-def evaluate(f: Expr, values: dict[int, torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-    """Value of a formula; ``values`` maps variable indices to broadcastable tensors (..., dim)."""
-    memo: dict[Expr, torch.Tensor] = {}
-    for e in postorder(f):
-        if e.op == "var":
-            memo[e] = values[e.attr[0]]
-        elif e.op == "const":
-            memo[e] = like.new_tensor(e.attr[0]).reshape(1)
-        else:
-            memo[e] = OPS[e.op].reference(*(memo[a] for a in e.args), *e.attr)
-    return memo[f]
 
 
 def place(v: Expr, a: torch.Tensor, rows: slice, cols: slice) -> torch.Tensor:
@@ -54,28 +45,53 @@ def _widest(f: Expr) -> int:
     return max(sum(dims), f.dim + 1)
 
 
-def _reduce_rows(
+def _reduce(
     o: Output, args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int
 ) -> tuple[torch.Tensor, ...]:
     r = o.reduction
     f = -o.expr if r.negated else o.expr
-    per_pair = 8 * _widest(f) * max(1, math.prod(g.batch))
+    per_pair = 8 * (_widest(f) + (3 * r.law.size if r.law else 0)) * max(1, math.prod(g.batch))
     pairs = max(1, min(memory_limit, 1 << 26) // per_pair)
     n = max(1, min(g.N, int(pairs**0.5) * 4))
     m = max(1, min(g.M, pairs // n))
+    if not g.M and o.axis != "ij":
+        return _cast(o, r.final(r, r.neutral(r, (*g.batch, 0, f.dim), g.dtype, g.device)), g)
+    whole = r.neutral(r, (*g.batch, f.dim), g.dtype, g.device)
     parts: list[tuple[torch.Tensor, ...]] = []
-    for i0 in range(0, g.M, m):
-        rows = slice(i0, min(g.M, i0 + m))
-        state = r.neutral(r, (*g.batch, rows.stop - i0, f.dim), g.dtype, g.device)
-        for j0 in range(0, g.N, n):
-            tile = block(f, args, g, rows, slice(j0, min(g.N, j0 + n)))
-            state = r.merge(r, state, r.tile(r, tile, j0))
-        parts.append(r.final(r, state))
-    if not parts:
-        parts = [r.final(r, r.neutral(r, (*g.batch, 0, f.dim), g.dtype, g.device))]
+    for rows, columns in _blocks(g, m):
+        state = r.neutral(r, (*g.batch, rows.stop - rows.start, f.dim), g.dtype, g.device)
+        for first, last in columns:
+            for j0 in range(first, last, n):
+                tile = block(f, args, g, rows, slice(j0, min(last, j0 + n)))
+                state = r.merge(r, state, r.tile(r, tile, j0))
+        if o.axis == "ij":
+            whole = r.merge(r, whole, over_rows(r, state))
+        else:
+            parts.append(r.final(r, state))
+    if o.axis == "ij":
+        return _cast(o, r.final(r, whole), g)
     row_axis = len(g.batch)
-    joined = [torch.cat(p, row_axis) for p in zip(*parts, strict=True)]
-    return tuple(x if k == "index" else x.to(g.dtype) for x, k in zip(joined, r.outputs, strict=True))
+    return _cast(o, tuple(torch.cat(p, row_axis) for p in zip(*parts, strict=True)), g)
+
+
+def _cast(o: Output, found: tuple[torch.Tensor, ...], g: Geometry) -> tuple[torch.Tensor, ...]:
+    return tuple(typed(x, kind, g.dtype) for x, kind in zip(found, o.reduction.outputs, strict=True))
+
+
+def _blocks(g: Geometry, m: int) -> Iterator[tuple[slice, list[list[int]]]]:
+    """All rows in their order, at most m at a time, with the ranges of columns that they meet."""
+    if g.ranges is None:
+        targets, starts, sources = [[0, g.M]], [0, 1], [[0, g.N]]
+    else:
+        half = g.ranges.i
+        targets, starts, sources = half.targets.tolist(), half.starts.tolist(), half.sources.tolist()
+    at = 0
+    for c, (first, last) in enumerate([*targets, [g.M, g.M]]):
+        if first > at:
+            yield slice(at, first), []  # in no range
+        for i0 in range(first, last, m):
+            yield slice(i0, min(last, i0 + m)), sources[starts[c] : starts[c + 1]]
+        at = last
 
 
 def run(
@@ -83,18 +99,14 @@ def run(
 ) -> list[tuple[torch.Tensor, ...]]:
     """Each output's tensors. Every output costs a pass of its own here."""
     half = g.dtype in (torch.float16, torch.bfloat16)
-    work = Geometry(g.batch, g.M, g.N, torch.float32, g.device) if half else g
+    work = replace(g, dtype=torch.float32) if half else g
     args = tuple(a.float() if half else a for a in args)
     results = []
     for o in outputs:
-        if o.axis == "j":
-            result = _reduce_rows(o, args, work, memory_limit)
-        elif o.axis == "i":
-            swapped = Geometry(work.batch, work.N, work.M, work.dtype, work.device)
-            result = _reduce_rows(Output(transpose(o.expr), o.reduction, "j"), args, swapped, memory_limit)
+        if o.axis == "i":
+            turned = Output(transpose(o.expr), o.reduction, "j")
+            found = _reduce(turned, args, work.exchanged(), memory_limit)
         else:
-            rows = _reduce_rows(Output(o.expr, o.reduction, "j"), args, work, memory_limit)
-            r = o.reduction
-            result = (rows[0].sum(-2, dtype=torch.float64) if r.code == "sum" else rows[0].logsumexp(-2),)
-        results.append(tuple(x.to(g.dtype) if x.is_floating_point() else x for x in result))
+            found = _reduce(o, args, work, memory_limit)
+        results.append(_cast(o, found, g))
     return results

@@ -90,6 +90,12 @@ def _fold_extract(args: tuple[Expr, ...], attr: tuple) -> Expr | None:
         return widen(a.args[0], length)
     if a.op == "extract":
         return node("extract", a.args[0], attr=(start + a.attr[0], length))
+    if a.op == "concat":
+        p, q = a.args
+        if start + length <= p.dim:
+            return node("extract", p, attr=(start, length))
+        if start >= p.dim:
+            return node("extract", q, attr=(start - p.dim, length))
     return None
 
 

@@ -15,13 +15,18 @@ const float v1 = kg_fma(x1, x1, 1.0f);
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from .. import formats
+from ..formats import words
 from .block import Block, column, expand
 
 Operand = Block | float | int
@@ -90,7 +95,14 @@ class CudaEmitter:
         self.real = "float" if dtype == "float32" else "double"
         self._lines: list[str] = []
         self._depth = 0
-        self._names = 0
+        self._names = itertools.count()  # shared with copies, as the lines are
+        self.powers: str | None = None  # of 2, one in each lane: see `lane_powers`
+
+    def in_float64(self) -> CudaEmitter:
+        """An emitter of the same text whose real numbers are double."""
+        e = copy.copy(self)
+        e.dtype, e.real = "float64", "double"
+        return e
 
     # ------------------------------------------------------------------ text
     def text(self) -> str:
@@ -101,8 +113,7 @@ class CudaEmitter:
         self._lines.append("  " * self._depth + line)
 
     def name(self, prefix: str = "v") -> str:
-        self._names += 1
-        return f"{prefix}{self._names - 1}"
+        return f"{prefix}{next(self._names)}"
 
     def let(self, kind: str, expression: str) -> str:
         """A new constant; returns its name."""
@@ -277,9 +288,31 @@ class CudaEmitter:
             x, *rest = operands
             c = (rest[0] if rest else 1.0) * (1.0 if name.startswith("exp2") else LOG2E)
             return self.apply("kg_exp2", x if c == 1.0 else self.mul(x, c))
+        if self.powers and name in ("exp_scaled_nonpos", "exp_nonpos"):
+            return self._by_lanes(operands[0], *operands[1:], **options)
         from ..lower import RULES
 
         return RULES[name](self, *operands, **options)
+
+    @contextmanager
+    def lane_powers(self) -> Iterator[None]:
+        """Inside, float64 exponentials take a power of two from another lane, and shorter polynomials.
+
+        Only for code that all lanes of a warp run together.
+        """
+        if self.dtype == "float64":
+            self.powers = self.let("double", "exp2((threadIdx.x % 32) / 32.0)")
+        yield
+        self.powers = None
+
+    def _by_lanes(self, x: Block, c: float = 1.0, accurate: bool = False) -> Block:
+        """exp(c x) where c x <= 0, as `lower` has it."""
+        scale, rest = words(32 * Fraction(c) * formats.LOG2E, "float64")
+        if scale == 0:
+            return self.add(self.mul(x, 0.0), 1.0)
+        numbers = (scale, rest if accurate else 0.0, -32 * 1022 / scale)
+        tail = ", ".join([*map(self.literal, numbers), str(self.powers)])
+        return self.map(lambda v: f"kg_exp2_lanes({v}, {tail})", x)
 
     # ------------------------------------------------------------------ indices
     def index_add(self, a: Index, b: Index) -> Index:

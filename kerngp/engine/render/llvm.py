@@ -19,6 +19,7 @@ would destroy the argument reductions of `kerngp.engine.lower`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -205,6 +206,15 @@ class Emitter:
         from kerngp.engine.lower import RULES
 
         return RULES[name](self, *operands, **options)
+
+    def in_float64(self) -> Emitter:
+        """An emitter of the same function whose real lanes are float64, as many as here."""
+        if self.dtype == "float64":
+            return self
+        e = copy.copy(self)
+        e.dtype, e.elem, e.scaling = "float64", F64, False
+        e.real, e.int = e._vector(F64), e._vector(I64)
+        return e
 
     # ------------------------------------------------------------------ blocks
     def block(self, cells: Sequence[Sequence[Value]]) -> Block:

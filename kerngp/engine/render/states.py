@@ -8,11 +8,13 @@ to the output is the same for all: the tile's array, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
+from ..expr import Expr
 from ..plan import Task
 from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
 from .lowering import UNROLL, Component, Index, Lowering
@@ -214,6 +216,67 @@ class LogSumExpState(State):
             )
             self.store(total, b, d)
             self.store(new, a, d)
+
+
+class FoldState(State):
+    """A state given by formulas: registers for a block of columns, merged into float64 (a).
+
+    The registers start from the neutral element at each block, so that they hold the state of that block
+    alone; merging goes by the formulas too, evaluated in float64.
+    """
+
+    def __init__(self, e: Emitter, task: Task, rows: int):
+        super().__init__(e, task, rows)
+        assert task.law is not None
+        self.law = task.law
+        self.parts = self.law.components()
+        self.registers: list[Any] = []
+
+    def init(self, tile: Tile) -> None:
+        e = self.e
+        for at, (_, _, x) in enumerate(self.parts):
+            self.store(Block([[e._constant(e._vector(F64), x)]]), tile.a, at)
+
+    def open(self, tile: Tile) -> None:
+        e, self.tile = self.e, tile
+        neutral = [e.expand(e.const(x), (self.rows, 1)) for _, _, x in self.parts]
+        if not self.registers:
+            self.registers = [e.var(x) for x in neutral]
+        else:
+            for v, x in zip(self.registers, neutral, strict=True):
+                v.set(x)
+
+    def step(self, lows: list[Lowering], j: Any) -> None:
+        core, first = self.task.core, self.law.entry(0)
+        own = self._values([v.get() for v in self.registers])
+
+        def leaf(v: Expr, d: Component) -> Block:
+            k = v.attr[0]
+            return own[k, d] if k < first else lows[k - first].component(core, d)
+
+        new = self._compute(self.e, self.law.stepped(len(lows)), leaf)
+        for v, x in zip(self.registers, new, strict=True):
+            v.set(self.e.expand(x, (self.rows, 1)))
+
+    def flush(self) -> None:
+        assert self.tile is not None
+        e, a = self.e.in_float64(), self.tile.a
+        before = self._values([self.load(a, at) for at in range(len(self.parts))])
+        block = self._values([e.to_f64(v.get()) for v in self.registers], len(self.law.dims))
+        values = {**before, **block}
+        for at, x in enumerate(self._compute(e, self.law.merged, lambda v, d: values[v.attr[0], d])):
+            self.store(x, a, at)
+
+    def _values(self, state: list[Block], first: int = 0) -> dict[tuple[int, Component], Block]:
+        """By number of the variable and component."""
+        return {(first + k, d): x for (k, d, _), x in zip(self.parts, state, strict=True)}
+
+    def _compute(
+        self, e: Emitter, formulas: tuple[Expr, ...], leaf: Callable[[Expr, Component], Block]
+    ) -> list[Block]:
+        """All components of a new state."""
+        low = Lowering(e, leaf, lambda axes: (self.rows, 1))
+        return [low.component(formulas[k], d) for k, d, _ in self.parts]
 
 
 class MinState(State):
