@@ -16,6 +16,7 @@ from kerngp import ComplexLazyTensor, LazyTensor, Vi, Vj
 from kerngp.engine.vocabulary import WORDS
 from kerngp.errors import DTypeError, FormulaError, ShapeError
 from kerngp.options import options
+from kerngp.torch.cluster import from_matrix
 
 M, N, D = 7, 5, 3
 Z = torch.complex128
@@ -200,6 +201,29 @@ def test_nonuniform_fourier_transform_of_numpy_arrays() -> None:
     np.testing.assert_allclose((-2j * np.pi * k * uniform).exp() @ c, np.fft.fft(c), rtol=1e-11, atol=1e-11)
 
 
+def test_ranges_and_masks_hold_for_complex_entries() -> None:
+    z, w = torch.randn(M, 1, 1, dtype=Z), torch.randn(1, N, 1, dtype=Z)
+    keep = torch.zeros(M, N, dtype=torch.float64)
+    keep[:3, :2], keep[3:, 2:] = 1.0, 1.0
+    full = keep * (z * w)[..., 0]
+    blocks = from_matrix(
+        torch.tensor([[0, 3], [3, M]]), torch.tensor([[0, 2], [2, N]]), torch.eye(2, dtype=torch.bool)
+    )
+    in_ranges = LazyTensor(z) * LazyTensor(w)
+    in_ranges.ranges = blocks
+    rows, columns = torch.arange(M)[:, None, None], torch.arange(N)[None, :, None]
+    same_side = LazyTensor((rows >= 3).double()).eq(LazyTensor((columns >= 2).double()))
+    masked = (LazyTensor(z) * LazyTensor(w)).mask(same_side)
+    for K in (in_ranges, masked):
+        for v in (torch.randn(N, dtype=Z), torch.randn(N, 2, dtype=torch.float64)):
+            torch.testing.assert_close(K @ v, full @ v.to(Z))
+        torch.testing.assert_close(K.sum(axis=0)[:, 0], full.sum(0))
+        torch.testing.assert_close(K.dense(), full)
+    v = torch.randn(N, dtype=Z)
+    product = LazyTensor.__matmul__(LazyTensor(z) * LazyTensor(w), v, ranges=blocks)
+    torch.testing.assert_close(product, full @ v)
+
+
 def test_conj_views_and_empty_arrays() -> None:
     z = torch.randn(0, D, dtype=Z)
     out = (Vi(z) * Vj(torch.randn(N, D, dtype=Z))).sum(axis=1)
@@ -233,6 +257,7 @@ def test_what_has_no_meaning_is_refused() -> None:
         lambda: (z * x).sum(-1).sumsoftmaxweight(x, axis=1),
         lambda: (z.real * x).sum(-1).sumsoftmaxweight(z, axis=0),
         lambda: (z * x).sum(-1).operator(),
+        lambda: (z * x).sum(-1).truncate(0.1),
         lambda: z.real2complex(),
         lambda: z.exp1j(),
     ):

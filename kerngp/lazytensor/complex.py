@@ -21,8 +21,10 @@ from ..engine.inner import INNER
 from ..engine.mapreduce import map_reduce_many
 from ..engine.operands import Operands, build, indexed, leaf
 from ..engine.plan import Output
+from ..engine.ranges import Ranges
 from ..engine.reductions import SUM, Reduction
 from ..errors import FormulaError
+from .pairs import visible
 from .reduce import Settings, chosen, concrete, deliver
 from .tensor import LazyTensor, _lazy, combine
 
@@ -213,8 +215,16 @@ def multiply(K: LazyTensor, v: Any, settings: Settings) -> Any:
     products = [combine("mul", k, signal) for k in factors]
     o: Operands = concrete(products[0].operands)
     options = chosen(settings) if settings else None
-    outputs = tuple(Output(p.expr, SUM) for p in products)
-    found = [out[0] for out in map_reduce_many(outputs, o.tensors(), sizes=o.sizes, options=options)]
+    ranges = settings.get("ranges") if settings else None
+    outputs = tuple(Output(visible(p.expr, o.keep, SUM), SUM) for p in products)
+    values = map_reduce_many(
+        outputs,
+        o.tensors(),
+        sizes=o.sizes,
+        ranges=o.ranges if ranges is None else Ranges.of(ranges),
+        options=options,
+    )
+    found = [out[0] for out in values]
     if not both:
         out = torch.complex(*found)
     elif len(found) == 1:

@@ -83,6 +83,8 @@ def truncate(
     from ..solvers import KernelOperator
     from ..solvers.permuted import Permuted
 
+    if self.is_complex:
+        raise FormulaError("truncate takes a real K; this one is complex: take its parts, K.real and K.imag.")
     if self.expr.dim != 1:
         raise ShapeError(
             f"truncate needs scalar entries, but K has shape {self.shape}: reduce its last axis."

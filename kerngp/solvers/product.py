@@ -64,8 +64,15 @@ def _adjoint(A: LinearOperator, B: LinearOperator) -> bool:
     if isinstance(A, KernelOperator) and isinstance(B, KernelOperator):
         same = len(A.args) == len(B.args) and all(a is b for a, b in zip(A.args, B.args, strict=True))
         plain = A.blocks == B.blocks == (1, 1)
-        return same and plain and transpose(A.formula) is B.formula
+        return same and plain and transpose(A.formula) is B.formula and _same_pairs(A, B.T)
     return False
+
+
+def _same_pairs(A: KernelOperator, B: LinearOperator) -> bool:
+    assert isinstance(B, KernelOperator)
+    if A.ranges is None or B.ranges is None:
+        return A.ranges is B.ranges
+    return A.ranges.equals(B.ranges)
 
 
 class Product(LinearOperator):

@@ -8,6 +8,7 @@ from operator_cases import OperatorCase
 
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.ops import exp, sqdist
+from kerngp.engine.ranges import from_matrix
 from kerngp.errors import DeviceError, DTypeError, FormulaError, ShapeError
 from kerngp.solvers import AddedDiagonal, Dense, Diagonal, KernelOperator, as_operator, cast, identity, solve
 from kerngp.solvers.operator import Scaled, Sum
@@ -242,8 +243,12 @@ def test_products_are_tagged_where_that_can_be_seen() -> None:
     L = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x + 1.0, y))
     P = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, x), psd=True)
     S = Dense(-torch.eye(5, dtype=F), symmetric=True)
+    blocks = from_matrix(torch.tensor([[0, 2], [2, 5]]), torch.tensor([[0, 3], [3, 7]]), torch.eye(2).bool())
+    cut = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, y), ranges=blocks)
     for A, tags in (
         (K.T @ K, (True, True)),
+        (cut.T @ cut, (True, True)),
+        (K.T @ cut, (False, False)),
         (K @ K.T, (True, True)),
         (K.T @ (P @ K), (True, True)),
         (K.T @ S @ K, (True, False)),
