@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .expr import Expr, to_string, variables
+from .expr import OPS, Expr, postorder, to_string, variables
 from .reductions import Reduction
 
 REDUCED = ("j", "i", "ij")
@@ -150,6 +150,12 @@ def measure(
 
 
 # ---------------------------------------------------------------- what one generated kernel computes
+
+
+def stored(exprs: tuple[Expr, ...]) -> int:
+    """How many numbers the code of these formulas stores for each pair, beside registers."""
+    rules = ((e, OPS[e.op].memory) for e in postorder(*exprs) if e.op in OPS)
+    return sum(memory(e) for e, memory in rules if memory is not None)
 
 
 @dataclass(frozen=True)
