@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .expr import Expr, postorder
-from .plan import Task
+from .plan import Task, stored
 
 UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 SHARED = 24 << 10  # bytes of shared memory a block may take: several blocks share a multiprocessor
@@ -92,6 +92,7 @@ class Gpu:
     few: bool = False
     tensor: bool = False
     words: int = 2
+    memory: int = 200  # numbers that formulas may store for each pair: every thread of the device has its own
 
     def choose(
         self, tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], dtype: str
@@ -132,7 +133,9 @@ def _narrow(
     states = 3 * sum(t.dim for t in tasks if t.code == "fold")  # one word, and two of double precision
     each = (width_i + results * max(words[c] for c in codes) + states) * size // 4
     rows = 1 if few else next((r for r in (8, 4, 2) if r * each <= REGISTERS), 1)
-    if slab and dtype == "float32" and not few:
+    if stored(tuple(t.core for t in tasks)):
+        rows = 1
+    elif slab and dtype == "float32" and not few:
         rows = 2  # more registers than elsewhere, but half the reads of shared memory
     group = 8 if codes <= {"min", "logsumexp"} and results == 1 else 1
     if codes == {"fold"} and states <= 12:
@@ -159,7 +162,8 @@ def _narrow(
 
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
-    rows = 4 if slab or results > 1 or dtype == "float64" else 8
+    stores = stored(tuple(t.core for t in tasks)) > 0
+    rows = 4 if slab or results > 1 or dtype == "float64" or stores else 8
     states = any(t.code == "fold" for t in tasks)
     if states and dtype == "float64":
         rows = 2

@@ -11,7 +11,7 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .expr import Expr, node, to_string, variables
+from .expr import OPS, Expr, node, postorder, to_string, variables
 from .law import Law
 from .ranges import Ranges
 from .reduction import Reduction, with_scores
@@ -195,6 +195,12 @@ def slices(o: Output, count: int) -> tuple[Output, ...] | None:
 
 
 # ---------------------------------------------------------------- what one generated kernel computes
+
+
+def stored(exprs: tuple[Expr, ...]) -> int:
+    """How many numbers the code of these formulas stores for each pair, beside registers."""
+    rules = ((e, OPS[e.op].memory) for e in postorder(*exprs) if e.op in OPS)
+    return sum(memory(e) for e, memory in rules if memory is not None)
 
 
 @dataclass(frozen=True)

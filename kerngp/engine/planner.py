@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
-from .expr import OPS, Expr, const, postorder, variables
+from .expr import Expr, const, postorder, variables
 from .law import Law
 from .ops import widen
-from .plan import Output, Plan, Schedule, Task
+from .plan import Output, Plan, Schedule, Task, stored
 from .rewrite import (
     Facts,
     distances,
@@ -29,7 +29,6 @@ EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
 SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
-MAX_MEMORY = 3000  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 STATE = 80  # components of a state given by formulas, of which all are registers
 
@@ -42,6 +41,7 @@ class Machine:
     registers: int
     fma: bool
     scaling: bool = False  # multiplies by powers of two and takes fractions in one instruction
+    memory: int = 3000  # numbers that formulas may store for each pair
 
     def width(self, dtype: str) -> int:
         return self.vector_bits // (32 if dtype == "float32" else 64)
@@ -93,9 +93,9 @@ def prepare(
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
-    if any(too_large(f) for f in exprs) or any(
-        o.reduction.law and too_long(o.reduction.law) for o in outputs
-    ):
+    if any(too_large(f) for f in exprs) or stored(exprs) > machine.memory:
+        return None
+    if any(o.reduction.law and too_long(o.reduction.law) for o in outputs):
         return None
     count, given = args, exprs
     tensor = isinstance(machine, Gpu) and machine.tensor
@@ -198,14 +198,11 @@ def decisive(outputs: tuple[Output, ...]) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def too_large(f: Expr) -> bool:
-    """Whether the generated code would be unreasonable: very many nodes, a very deep formula, much memory."""
+    """Whether the generated code would be unreasonable: very many nodes or a very deep formula."""
     depth: dict[Expr, int] = {}
-    memory = 0
     for e in postorder(f):
         depth[e] = 1 + max((depth[a] for a in e.args), default=0)
-        stores = OPS[e.op].memory if e.op in OPS else None
-        memory += stores(e) if stores else 0
-    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH or memory > MAX_MEMORY
+    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
 
 
 def too_long(law: Law) -> bool:
@@ -249,6 +246,8 @@ def choose(tasks: tuple[Task, ...], width_j: int, dtype: str, machine: Machine) 
     total = sum(t.core.dim for t in tasks if not t.signal)
     if total > 4 and not rolled:
         rows = min(rows, 2)
+    if stored(tuple(t.core for t in tasks)):
+        rows, columns, breadth = 2, 1, 1
     if "kmin" in codes:
         rows = min(rows, 64 // width)  # the rows that passed are bits of one integer
     block = min(block, 128) if signal else block

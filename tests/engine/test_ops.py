@@ -64,8 +64,8 @@ PATTERNS = {
     "gather": lambda d: [(d, 1)],
     "concat": lambda d: [(d, d), (1, d)],
     "softdtw": lambda d: [(d, 2, 1)],
-    "softdtw_gradient": lambda d: [(d, 2, 1)],
-    "softdtw_curvature": lambda d: [(d, 2, 1, d + 3)],
+    "softdtw_gradient": lambda d: [(min(d, 7), 2, 1)],
+    "softdtw_curvature": lambda d: [(min(d, 7), 2, 1, min(d, 7) + 3)],
 }
 ONCE = {"softdtw_gradient"}  # differentiable once, but not in forward mode
 NEVER = {"softdtw_curvature"}

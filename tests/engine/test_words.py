@@ -384,6 +384,7 @@ def test_sinc_is_smooth_at_zero() -> None:
     [
         ("RatCst", (1, 0), "denominator is 0"),
         ("Zero", (0,), "at least 1"),
+        ("Polygamma", (Vi(0, 2), -1), "n=-1; expected an order"),
         ("SumT", (Vi(0, 2), 3), "repeats a number"),
         ("ElemT", (Vi(0, 1), 3, 3), "n=3, m=3"),
         ("ExtractT", (Vi(0, 3), 2, 4), "3 components from 2 on do not fit"),

@@ -133,20 +133,42 @@ class _Walk:
     def place(self, i: Any, j: Any) -> Any:
         return self.t.index_add(self.t.index_mul(i, self.m + 1), j)
 
-    def soft(self, r: _Array, i: Any, j: Any) -> tuple[tuple, list[tuple]]:
-        """The soft minimum before cell (i, j); and for each way there its place, its value and its weight."""
+    def before(self, i: Any, j: Any) -> tuple[Any, Any, Any]:
+        """The places before cell (i, j)."""
+        up, left = self.t.index_add(i, 1), self.t.index_add(j, 1)
+        return self.place(i, left), self.place(up, j), self.place(i, j)
+
+    def soft(self, ways: list[tuple]) -> tuple[tuple, list[tuple]]:
+        """The soft minimum of three values, and their weights."""
         t, a = self.t, self.numbers
-        up, left = t.index_add(i, 1), t.index_add(j, 1)
-        places = (self.place(i, left), self.place(up, j), self.place(i, j))
-        ways = [r.get(p) for p in places]
         least = t.minimum(ways[2][0], t.minimum(ways[1][0], ways[0][0]))
         shift = (least, t.const(0.0))[: a.order]  # a constant: the result does not depend on it
         parts = [a.exp(a.mul(a.sub(shift, way), self.scale)) for way in ways]
         total = a.add(a.add(parts[0], parts[1]), parts[2])
         share = a.inv(total)
-        weights = [a.mul(part, share) for part in parts]
-        value = a.sub(shift, a.mul(self.gamma, a.log(total)))
-        return value, list(zip(places, ways, weights, strict=True))
+        return a.sub(shift, a.mul(self.gamma, a.log(total))), [a.mul(part, share) for part in parts]
+
+    def cost(self, i: Any, j: Any) -> tuple:
+        d = self.numbers.sub(self.x(i), self.y(j))
+        return self.numbers.mul(d, d)
+
+    def value(self) -> Any:
+        """The last r; of the table only a row is kept."""
+        t, a = self.t, self.numbers
+        row = _Array(a, self.m + 1, self.shape)
+        with t.loop(0, self.m + 1) as k:
+            row.set(k, a.const(FAR))
+        row.set(0, a.const(0.0))
+        diagonal = t.var(t.expand(t.const(0.0), self.shape))
+        with t.loop(0, self.n) as i:
+            diagonal.set(row.get(0)[0])
+            row.set(0, a.const(FAR))
+            with t.loop(0, self.m) as j:
+                above = row.get(t.index_add(j, 1))
+                value, _ = self.soft([above, row.get(j), (diagonal.get(),)])
+                row.set(t.index_add(j, 1), a.add(self.cost(i, j), value))
+                diagonal.set(above[0])
+        return row.get(self.m)[0]
 
     def forward(self) -> _Array:
         """The table of r."""
@@ -154,9 +176,8 @@ class _Walk:
         r = self.table(FAR)
         r.set(0, a.const(0.0))
         with t.loop(0, self.n) as i, t.loop(0, self.m) as j:
-            value, _ = self.soft(r, i, j)
-            d = a.sub(self.x(i), self.y(j))
-            r.set(self.place(t.index_add(i, 1), t.index_add(j, 1)), a.add(a.mul(d, d), value))
+            value, _ = self.soft([r.get(p) for p in self.before(i, j)])
+            r.set(self.place(t.index_add(i, 1), t.index_add(j, 1)), a.add(self.cost(i, j), value))
         return r
 
     def backward(self) -> _Array:
@@ -175,8 +196,10 @@ class _Walk:
             of_y = t.index_add(j, n)
             out.set(i, a.add(out.get(i), slope))
             out.set(of_y, a.sub(out.get(of_y), slope))
-            value, ways = self.soft(r, i, j)
-            for place, way, share in ways:
+            places = self.before(i, j)
+            ways = [r.get(p) for p in places]
+            value, shares = self.soft(ways)
+            for place, way, share in zip(places, ways, shares, strict=True):
                 weight.set(place, a.add(weight.get(place), a.mul(here, share)))
                 value = a.sub(value, a.mul(share, way))
             of_gamma = a.mul(here, a.mul(value, self.scale))
@@ -185,8 +208,7 @@ class _Walk:
 
 
 def _lower_value(low: Any, e: Expr, d: Any) -> Any:
-    walk = _Walk(low, e)
-    return walk.forward().get((walk.n + 1) * (walk.m + 1) - 1)[0]
+    return _Walk(low, e).value()
 
 
 def _lower_derivative(low: Any, e: Expr, d: Any) -> Any:
@@ -227,7 +249,7 @@ define(
         _softdtw,
         lambda e, g: _pieces(node("softdtw_gradient", *e.args) * g, e),
         lower=_lower_value,
-        memory=_memory(1),
+        memory=lambda e: e.args[0].dim + 2 * e.args[1].dim,
         doc="soft-DTW of two series, of squared differences",
     )
 )

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ...errors import FormulaError
 from ..expr import Expr, as_expr, node
 from ..series import bernoulli, cotangent
 from .arithmetic import square
@@ -66,6 +67,8 @@ elementwise(
 
 def polygamma(a: Expr | float, n: int) -> Expr:
     """The (n + 1)-st derivative of log |gamma(a)|."""
+    if n < 0:
+        raise FormulaError(f"polygamma: n={n}; expected an order of at least 0.")
     return node("polygamma", as_expr(a), attr=(n,))
 
 
