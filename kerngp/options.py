@@ -28,12 +28,17 @@ class Options:
         Number of CPU threads; None means ``torch.get_num_threads()`` at the time of the call.
     memory_limit : int
         Bytes a dense or tiled temporary may take.
+    autotune : bool
+        On a GPU, measure several ways of running a new kind of call (a formula, sizes up to a factor of
+        two) and keep the fastest one on disk. The first such call takes seconds; the last digits of
+        sums may differ between the ways.
     """
 
     backend: str = "auto"
     precision: str = "default"
     threads: int | None = None
     memory_limit: int = 1 << 30
+    autotune: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -44,6 +49,8 @@ class Options:
             raise OptionError(
                 f"threads={self.threads!r} is not a positive integer; pass None for torch's number."
             )
+        if not isinstance(self.autotune, bool):
+            raise OptionError(f"autotune={self.autotune!r}: expected True or False.")
         if self.memory_limit < 1 << 20:
             raise OptionError(f"memory_limit={self.memory_limit!r} bytes is below 1 MiB; nothing would fit.")
 

@@ -341,7 +341,7 @@ def test_no_truth_value_and_no_iteration():
         (lambda x, y: x[-4], "index -4 is out of range"),
         (lambda x, y: x[1:1], "start < stop"),
         (lambda x, y: x[::2], "step 1"),
-        (lambda x, y: x[0, 1], "only the last axis"),
+        (lambda x, y: x[0, 1], "column 1 is out of range: there are 1 columns"),
         (lambda x, y: x["a"], "expected an integer or a slice"),
         (lambda x, y: x.extract(1, 3), r"\[1, 4\) is out of range"),
         (lambda x, y: x.norm(1), r"norm\(dim=1\)"),
@@ -369,5 +369,5 @@ def test_products_that_cannot_be():
     K = (x_i - y_j).sum(-1)
     with pytest.raises(ShapeError, match=r"v has shape \(7,\), but K has shape \(7, 5\): K @ v needs \(5,\)"):
         K @ torch.ones(M, dtype=torch.float64)
-    with pytest.raises(FormulaError, match="K @ \\(L @ v\\)"):
-        K @ K.T
+    with pytest.raises(ShapeError, match="5 columns meet 7 rows"):
+        K @ K

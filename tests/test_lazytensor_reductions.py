@@ -407,7 +407,7 @@ def test_call_false_gives_a_function():
 @pytest.mark.cpu_only
 def test_bad_settings():
     K, _ = gaussian(*points())
-    with pytest.raises(OptionError, match="ranges="):
+    with pytest.raises(ShapeError, match="ranges_i"):
         K.sum(axis=1, ranges=(1, 2, 3, 4, 5, 6))
     with pytest.raises(OptionError, match="speed= is not an argument"):
         K.sum(axis=1, speed=11)

@@ -155,9 +155,102 @@ def adopt(
     return t
 
 
+def adopt_integers(name: str, value: Any) -> torch.Tensor:
+    """An int64 tensor with the values of an integer array of any library.
+
+    Raises
+    ------
+    DTypeError
+        The array holds anything else.
+
+    Examples
+    --------
+    >>> adopt_integers("labels", [0, 2])
+    tensor([0, 2])
+    """
+    t = _any_array(name, value)
+    if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
+        text = str(t.dtype).removeprefix("torch.")
+        raise DTypeError(f"{name} has dtype {text}; expected integers: convert it, for example to int64.")
+    return t.to(torch.int64)
+
+
+def adopt_mask(name: str, value: Any) -> torch.Tensor:
+    """A boolean tensor with the values of an array of booleans (or of 0 and 1) of any library.
+
+    Raises
+    ------
+    DTypeError
+        The array holds numbers other than 0 and 1.
+
+    Examples
+    --------
+    >>> adopt_mask("keep", [True, False])
+    tensor([ True, False])
+    """
+    t = _any_array(name, value)
+    mask = t.to(torch.bool)
+    if t.dtype != torch.bool and not bool((t == mask.to(t.dtype)).all()):
+        raise DTypeError(f"{name} holds numbers other than 0 and 1; expected booleans, as from {name} > 0.")
+    return mask
+
+
+def _any_array(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        return torch.from_dlpack(value) if _foreign(value) else torch.from_numpy(np.array(value))
+    except (BufferError, RuntimeError, TypeError, ValueError) as e:
+        raise DTypeError(
+            f"{name}, a {type(value).__name__}, could not be read as an array of numbers ({e})."
+        ) from e
+
+
+def _foreign(value: object) -> bool:
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+
+
 def is_number(value: object) -> bool:
     """A real number of Python or NumPy; bool is not one."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def is_complex(value: object) -> bool:
+    """Whether a value is a complex number or an array of complex numbers."""
+    if isinstance(value, torch.Tensor):
+        return value.is_complex()
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(v, complex) for v in value)
+    if isinstance(value, complex):  # np.complex128 is one, np.complex64 has a dtype
+        return True
+    return "complex" in str(getattr(value, "dtype", ""))
+
+
+def adopt_complex(name: str, value: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The real and the imaginary parts of complex numbers, as tensors of the shape of the array.
+
+    Raises
+    ------
+    DTypeError
+        As for `adopt`; numbers without imaginary parts are accepted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adopt_complex("z", np.array([1 + 2j, 3]))
+    (tensor([1., 3.], dtype=torch.float64), tensor([2., 0.], dtype=torch.float64))
+    """
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        if isinstance(value, (complex, list, tuple)) or not hasattr(value, "__dlpack__"):
+            value = np.asarray(value)
+        else:
+            value = torch.from_dlpack(value)
+    if not is_complex(value):
+        t = adopt(name, value)
+        return t, torch.zeros_like(t)
+    if isinstance(value, torch.Tensor):
+        value = value.resolve_conj()
+    return adopt(name, value.real), adopt(name, value.imag)
 
 
 def check_finite(name: str, tensor: torch.Tensor) -> None:

@@ -21,26 +21,31 @@ from ..options import Options
 from .autodiff import jvp, transpose, vjp
 from .evaluate import evaluate
 from .expr import Expr, var, variables
-from .ops import widen, zero
+from .ops import ifelse, value_of, widen, zero
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reduction import Reduction, with_k
 from .reductions import REDUCTIONS, SUM
 from .rewrite import simplify
 
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
-Pass = Callable[[tuple[Output, ...], tuple[Tensor, ...], Sizes, Options], list[tuple[Tensor, ...]]]
+Pass = Callable[..., list[tuple[Tensor, ...]]]  # of outputs, arguments, sizes, options and ranges
 KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
 
 def differentiable(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, recorded by torch autograd."""
     from .mapreduce import launch
 
-    return by_kind(outputs, args, sizes, options, _record, launch)
+    return by_kind(outputs, args, sizes, options, ranges, _record, launch)
 
 
 def by_kind(
@@ -48,22 +53,23 @@ def by_kind(
     args: tuple[Tensor, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None,
     record: Pass,
     find: Pass,
 ) -> list[tuple[Tensor, ...]]:
     """Smooth reductions by ``record``, a pass that is differentiable; the others as ``find`` finds them."""
-    g = measure(outputs, shapes_of(args), sizes)
+    g = measure(outputs, shapes_of(args), sizes).within(ranges)
     sizes = (g.M, g.N)
     kinds = {o: kind_of(o.reduction) for o in outputs}
     found: dict[Output, tuple[Tensor, ...]] = {}
     smooth = tuple(o for o in kinds if kinds[o] == "smooth")
     if smooth:
-        values = record(tuple(map(with_residuals, smooth)), args, sizes, options)
+        values = record(tuple(map(with_residuals, smooth)), args, sizes, options, g.ranges)
         for o, v in zip(smooth, values, strict=True):
             found[o] = v[: len(o.reduction.outputs)]
     plain = tuple(o for o in kinds if kinds[o] == "plain")
     if plain:
-        found.update(zip(plain, find(plain, args, sizes, options), strict=True))
+        found.update(zip(plain, find(plain, args, sizes, options, g.ranges), strict=True))
     return [found[o] if o in found else selected(o, args, g, options, find) for o in outputs]
 
 
@@ -90,9 +96,13 @@ def apart(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _record(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
-    values = iter(_Smooth.apply(outputs, sizes, options, *args))
+    values = iter(_Smooth.apply(outputs, sizes, options, ranges, *args))
     return [tuple([next(values) for _ in o.reduction.outputs]) for o in outputs]
 
 
@@ -101,12 +111,17 @@ class _Smooth(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: tuple[Output, ...], sizes: Sizes, options: Options, *args: Tensor
+        ctx: Any,
+        outputs: tuple[Output, ...],
+        sizes: Sizes,
+        options: Options,
+        ranges: Ranges | None,
+        *args: Tensor,
     ) -> tuple[Tensor, ...]:
         from .mapreduce import launch
 
-        values = tuple(v for found in launch(outputs, args, sizes, options) for v in found)
-        ctx.outputs, ctx.sizes, ctx.options, ctx.count = outputs, sizes, options, len(args)
+        values = tuple(v for found in launch(outputs, args, sizes, options, ranges) for v in found)
+        ctx.call, ctx.outputs, ctx.count = (sizes, options, ranges), outputs, len(args)
         ctx.save_for_backward(*args, *values)
         ctx.set_materialize_grads(False)
         return values
@@ -114,9 +129,8 @@ class _Smooth(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         args, values = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[3 + k])
-        found = cotangents(ctx.outputs, args, values, grads, wanted, ctx.sizes, ctx.options)
-        return (None, None, None, *found)
+        wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[4 + k])
+        return (None, None, None, None, *cotangents(ctx.outputs, args, values, grads, wanted, *ctx.call))
 
 
 def cotangents(
@@ -127,6 +141,7 @@ def cotangents(
     wanted: tuple[int, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None = None,
 ) -> list[Tensor | None]:
     """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass."""
     from .transforms import derivatives
@@ -136,7 +151,7 @@ def cotangents(
     result: list[Tensor | None] = [None] * len(args)
     if gradient:
         extra = [h.contiguous() for h in grads if h is not None]
-        found = derivatives(gradient, (*args, *extra, *values), sizes, options)
+        found = derivatives(gradient, (*args, *extra, *values), sizes, options, ranges)
         for k, (value,) in zip(targets, found, strict=True):
             result[k] = value.sum_to_size(args[k].shape)
     return result
@@ -149,6 +164,7 @@ def tangents(
     given: tuple[Tensor | None, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Tangents of the outputs (None where there is none to have), given those of the arguments: one pass."""
     from .transforms import derivatives
@@ -156,7 +172,8 @@ def tangents(
     active = tuple(k for k, t in enumerate(given) if t is not None)
     targets, forms = tangent_outputs(outputs, len(args), active)
     extra = [t for t in given if t is not None]
-    found = derivatives(forms, (*args, *extra, *values), sizes, options) if forms else []
+    every = (*args, *extra, *values)
+    found = derivatives(forms, every, sizes, options, ranges) if forms else []
     smooth = [kind_of(o.reduction) == "smooth" for o in outputs for _ in o.reduction.outputs]
     result = [torch.zeros_like(v) if s else None for v, s in zip(values, smooth, strict=True)]
     for k, (value,) in zip(targets, found, strict=True):
@@ -191,11 +208,20 @@ def gradient_outputs(
         )
         # products with cotangents that are not there vanish
         seed = simplify(_seed(o, n + len(active) + places.start, given))
-        for v, h in zip(nodes, vjp(o.expr, seed, nodes), strict=True):
+        for v, h in zip(nodes, _masked_vjp(o.expr, seed, nodes), strict=True):
             if h is not None:
                 w = v.attr[0]
                 totals[w] = totals[w] + h if w in totals else h
     return tuple(totals), tuple(Output(h, SUM, OTHER[leaves[w].attr[2]]) for w, h in totals.items())
+
+
+def _masked_vjp(f: Expr, seed: Expr, nodes: tuple[Expr, ...]) -> tuple[Expr | None, ...]:
+    """The vjp; where a mask puts a constant in the place of f, 0, even if f has no derivative there."""
+    if f.op != "ifelse" or value_of(f.args[2]) is None:
+        return vjp(f, seed, nodes)
+    keep, inner, _ = f.args
+    found = vjp(widen(inner, f.dim), seed, nodes)
+    return tuple(None if h is None else ifelse(keep, h, 0.0) for h in found)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -260,14 +286,15 @@ def selected(
     """A selecting reduction: ``find`` the pairs without gradient, then evaluate the formula there."""
     if o.axis == "i":
         o = Output(transpose(o.expr), o.reduction, "j")
-        g = Geometry(g.batch, g.N, g.M, g.dtype, g.device)
-    found = find((o,), args, (g.M, g.N), options)[0]
+        g = g.exchanged()
+    call = (args, (g.M, g.N), options, g.ranges)
+    (found,) = find((o,), *call)
     if "value" not in o.reduction.outputs or g.N == 0:
         return found
     if "index" in o.reduction.outputs:
         index = found[o.reduction.outputs.index("index")]
     else:
-        ((index,),) = find((Output(o.expr, _index_of(o.reduction)),), args, (g.M, g.N), options)
+        ((index,),) = find((Output(o.expr, _index_of(o.reduction)),), *call)
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
     columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
     value = torch.stack(columns, -1)

@@ -18,6 +18,7 @@ from ..options import Options
 from .autograd import Sizes, apart, cotangents, kind_of, selected_cotangents, with_residuals
 from .mapreduce import launch, transforming
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reduction import KINDS
 from .sketch import formula, known
 from .text import from_text, reduction, to_text
@@ -26,15 +27,21 @@ Tensor = torch.Tensor
 
 
 def traced(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options | None
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options | None,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`map_reduce_many` while `torch.compile` looks on. Options are those of the time of compilation.
 
     Raises
     ------
     BackendUnavailable
-        Forward mode or a transform of `torch.func` inside the compiled function. torch wraps it.
+        Forward mode or a transform of `torch.func` inside the compiled function, or blocks of pairs.
+        torch wraps it.
     """
+    _refuse_ranges(ranges)
     _refuse_transforms()
     # the compiler hands over formulas and constants, but no record that is made while it looks on
     parts = []
@@ -45,11 +52,23 @@ def traced(
 
 
 def recorded(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, as a call of the operator."""
+    _refuse_ranges(ranges)
     counts = tuple(len(o.reduction.outputs) for o in outputs)
     return _called(to_text(outputs, options), counts, args, sizes)
+
+
+def _refuse_ranges(ranges: Ranges | None) -> None:
+    if ranges is not None:
+        raise BackendUnavailable(
+            "reductions restricted to ranges cannot be part of a compiled or traced graph; call them outside."
+        )
 
 
 def _called(

@@ -12,21 +12,24 @@ from dataclasses import dataclass
 
 from .cuda_planner import UNROLL, Gpu
 from .expr import variables
+from .moments import Moments, moments
 from .plan import Output, Plan
-from .planner import Prepared, prepare
+from .planner import WIDE, Prepared, prepare
 from .symmetry import Halved
 
 FEW_ROWS = 256  # up to here, each thread takes one row
 HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
 SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
 TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
+SELECT_ABOVE = 1 << 15  # columns, for each of k, from which few groups of them hold candidates
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A launch, or two of which one returns at once.
 
-    ``aside`` is the plan launched beside ``ready``, for data it does not take; ``half`` the symmetric sum.
+    ``aside`` is the plan launched beside ``ready``, for data it does not take; ``half`` the symmetric sum;
+    ``moments`` the sum of differences that ``ready`` computes as columns.
     """
 
     form: str
@@ -34,6 +37,7 @@ class Choice:
     why: str
     aside: Prepared | None = None
     half: Halved | None = None
+    moments: Moments | None = None
 
     def explain(self) -> str:
         """The kernel, the reason, and how it walks the pairs."""
@@ -72,6 +76,7 @@ def choose_cuda(
     precision: str,
     arch: str,
     half: Halved | None = None,
+    ranged: bool = False,
 ) -> Choice | None:
     """The kernel for outputs over j (or beside them sums over i); None if none is generated.
 
@@ -87,16 +92,20 @@ def choose_cuda(
         As ``sm_90``.
     half : Halved, optional
         The two halves of the sum, where i and j are the same points and the formula is symmetric.
+    ranged : bool
+        Blocks of pairs are visited, whose rows are few.
     """
-    gpu = Gpu(arch, M <= FEW_ROWS)
+    gpu = Gpu(arch, M <= FEW_ROWS or ranged)
     if half is not None and max(v.dim for v in variables(*(o.expr for o in outputs))) <= SHORT:
         ready = planned(half.outputs, args + len(half.copies), dtype, gpu, True)
         if ready is not None:
             why = f"the formula is symmetric, i and j are the same {M} points, vectors of at most {SHORT}"
             return Choice("tile-sym", ready, why, half=half)
-    ready = planned(outputs, args, dtype, gpu, False)
+    ready = planned(outputs, args, dtype, gpu, False, ranged)
     if ready is None:
         return None
+    if ranged:
+        return Choice("tile", ready, "blocks of pairs")
     if precision == "exact":
         return Choice("tile", ready, "precision='exact' asks for differences")
     if dtype == "float64":
@@ -104,9 +113,21 @@ def choose_cuda(
     if M * N * batches < TENSOR_ABOVE:
         return Choice("tile", ready, f"{M * N * batches} pairs do not pay for a second launch")
     words = 1 if precision == "tf32" else 2
-    fast = planned(outputs, args, dtype, Gpu(arch, False, True, words), False)
+    cores = Gpu(arch, False, True, words)
+    m = moments(outputs[0], args) if len(outputs) == 1 and outputs[0].expr.dim > WIDE else None
+    fast = m and planned((m.output,), args + 1, dtype, cores, False)
+    if fast is not None:
+        why = "a sum of differences, as columns of a second product"
+        return Choice("mma", fast, why, aside=ready, moments=m)
+    fast = planned(outputs, args, dtype, cores, False)
     if fast is None:
         return Choice("tile", ready, "the formula is not a smooth function of one squared distance")
+    if fast.plan.tasks[0].exact is not None:
+        least = SELECT_ABOVE * outputs[0].reduction.k
+        if N < least:
+            return Choice("tile", ready, f"too many candidates among fewer than {least} columns")
+        why = "selection by a squared distance, candidates decided by differences"
+        return Choice("mma", fast, why, aside=ready)
     why = f"a function of one squared distance, many pairs, float32 in {words} word{'s'[: words - 1]}"
     return Choice("mma", fast, why, aside=ready)
 
@@ -117,11 +138,15 @@ def _axes(code: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def planned(outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool) -> Prepared | None:
+def planned(
+    outputs: tuple[Output, ...], args: int, dtype: str, gpu: Gpu, symmetric: bool, ranged: bool = False
+) -> Prepared | None:
     """The plan of a launch, or None if there is no generated code for it."""
     if any(o.axis not in _axes(o.reduction.code) for o in outputs):
         return None
-    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric)
+    if ranged and any(o.axis == "i" for o in outputs):  # these are launched over the transposed blocks
+        return None
+    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), ranged)
     if ready is None:
         return None
     wide = ready.plan.schedule.wide  # has no sums over i; and long values have code for sums only

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .expr import Expr, postorder
 from .plan import Task
@@ -65,6 +65,15 @@ class CudaSchedule:
     def step(self) -> int:
         """Ranges of j start at multiples of this."""
         return self.lanes * self.columns if self.wide else self.block_j
+
+    @property
+    def rows_of_range(self) -> int:
+        """Rows of a block of pairs that a block of threads takes: wide ones start at whole pieces of rows."""
+        return self.tile - self.rows + 1 if self.wide else self.tile
+
+    def for_ranges(self, tasks: tuple[Task, ...]) -> CudaSchedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
+        return replace(self, group=1) if any(t.code == "min" for t in tasks) else self
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,7 @@ def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words:
     """Short vectors stay in registers as fragments; long ones need more sums for each fragment read."""
     long = max(f.dim for f in fields["i"]) > 14
     signal = any(t.signal for t in tasks)
+    words = 2 if any(t.exact is not None for t in tasks) else words  # a selection looks at all that is near
     many = signal or any(t.core.dim > 1 for t in tasks)
     rows, columns = (4, 4) if many else (8, 8) if long else (4, 8)
     blocks = 2 if long or many else 4

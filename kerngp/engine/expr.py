@@ -2,7 +2,7 @@
 
 A node is (op, args, attr). Its value at a pair (i, j) is a vector of ``dim`` numbers. Leaves are
 variables, which read row i ("i"), row j ("j") or one record for all pairs ("p"), and constants.
-What an op means is in the table `OPS`, filled by `ops.py`; nothing here knows a single op.
+What an op means is in the table `OPS`, filled by `ops`; nothing here knows a single op.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ class Op:
     pieces : callable (node) -> tuple of (start, stop, arg or None, shift), or None
         Ops that only move components: result component d in [start, stop) is component d + shift
         of argument ``arg``, or zero when ``arg`` is None.
+    lower : callable (lowering, node, d) -> value, or None
+        All other ops: code for component d, through the target's `render.lowering.Lowering`.
+    cuts : callable (node, cuts of each argument) -> set of int, or None
+        For ``lower``: where ranges of components begin within which the arguments have one source each.
+    memory : callable (node) -> int, or None
+        How many numbers the code of ``lower`` stores for each pair, where it stores a whole vector.
     fold : callable (args, attr) -> Expr or None
         Algebraic simplification, applied by `rewrite.simplify`.
     sign : callable (signs, attr) -> int
@@ -59,6 +65,9 @@ class Op:
     vjp: Callable[[Expr, Expr], tuple[Expr | None, ...]]
     code: Callable[..., Any] | None = None
     pieces: Callable[[Expr], tuple] | None = None
+    lower: Callable[[Any, Expr, Any], Any] | None = None
+    cuts: Callable[[Expr, list[set[int]]], set[int]] | None = None
+    memory: Callable[[Expr], int] | None = None
     fold: Callable[[tuple[Expr, ...], tuple], Expr | None] | None = None
     sign: Callable[[tuple[int, ...], tuple], int] | None = None
     doc: str = ""

@@ -270,11 +270,11 @@ def _softened(r: Reduction, e: Expr, results: Parts, g: Parts, sign: float) -> E
 
 # ---------------------------------------------------------------- records
 
-PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=4, doc="The product")
+PROD = fold("prod", ("value",), _prod, _prod_seed, residuals=4, absent=1.0, doc="The product")
 MEAN = fold("mean", ("value",), _mean, _mean_seed, residuals=1, doc="The mean")
-COUNT = fold("count", ("count",), _count, doc="The number of nonzero entries")
-ANY = fold("any", ("flag",), _any, doc="Whether an entry is nonzero")
-ALL = fold("all", ("flag",), _all, doc="Whether all entries are nonzero")
+COUNT = fold("count", ("count",), _count, absent=0.0, doc="The number of nonzero entries")
+ANY = fold("any", ("flag",), _any, absent=0.0, doc="Whether an entry is nonzero")
+ALL = fold("all", ("flag",), _all, absent=1.0, doc="Whether all entries are nonzero")
 LOGSUMEXPWEIGHT = fold(
     "logsumexpweight", ("value",), _lse_law, _lse_seed, scores=1, doc="log sum w exp(f) with weights w"
 )

@@ -5,50 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .expr import Expr, const, node
-from .ops import clamp, exp, ifelse, log, maximum, minimum, total
+from .ops import (
+    clamp,
+    exp,
+    log,
+    mean,
+    prod,
+    total,
+    vector_argmax,
+    vector_argmin,
+    vector_max,
+    vector_min,
+)
 
 # log-sum-exp shifts by the largest component, kept finite in every float dtype the engine computes in
 _LARGE = 3e38
-
-
-def vector_min(f: Expr) -> Expr:
-    """The smallest component."""
-    return _fold(f, minimum)
-
-
-def vector_max(f: Expr) -> Expr:
-    """The largest component."""
-    return _fold(f, maximum)
-
-
-def vector_argmin(f: Expr) -> Expr:
-    """The number of the smallest component, as a float (ties: the first)."""
-    best, where = f[0], ifelse(f[0], 0.0, 0.0)  # still a formula of f, so that the sizes of a call are known
-    for k in range(1, f.dim):
-        where = ifelse(f[k] - best, where, float(k))
-        best = minimum(best, f[k])
-    return where
-
-
-def vector_argmax(f: Expr) -> Expr:
-    """The number of the largest component, as a float (ties: the first)."""
-    return vector_argmin(-f)
 
 
 def vector_logsumexp(f: Expr) -> Expr:
     """log of the sum of the exponentials of the components."""
     shift = clamp(vector_max(f), -_LARGE, _LARGE)
     return shift + log(total(exp(f - shift)))
-
-
-def vector_prod(f: Expr) -> Expr:
-    """The product of the components."""
-    return _fold(f, lambda a, b: a * b)
-
-
-def vector_mean(f: Expr) -> Expr:
-    """The mean of the components."""
-    return total(f) / float(f.dim)
 
 
 def vector_count(f: Expr) -> Expr:
@@ -66,22 +43,15 @@ def vector_all(f: Expr) -> Expr:
     return vector_min(node("ne", f, const(0.0)))
 
 
-def _fold(f: Expr, step: Callable[[Expr, Expr], Expr]) -> Expr:
-    out = f[0]
-    for k in range(1, f.dim):
-        out = step(out, f[k])
-    return out
-
-
 INNER: dict[str, Callable[[Expr], Expr]] = {
     "sum": total,
+    "mean": mean,
+    "prod": prod,
     "min": vector_min,
     "max": vector_max,
     "argmin": vector_argmin,
     "argmax": vector_argmax,
     "logsumexp": vector_logsumexp,
-    "prod": vector_prod,
-    "mean": vector_mean,
     "count": vector_count,
     "any": vector_any,
     "all": vector_all,

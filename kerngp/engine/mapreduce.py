@@ -18,6 +18,7 @@ from ..errors import BackendUnavailable, FormulaError
 from .evaluate import evaluate
 from .expr import Expr, variables
 from .plan import Geometry, Output, measure, shapes_of
+from .ranges import Ranges
 from .reduction import Reduction
 from .reductions import SUM
 from .stages import run_in_stages, staged
@@ -32,6 +33,7 @@ def map_reduce(
     *,
     axis: str = "j",
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | tuple | None = None,
     options: _options.Options | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Reduce the values F(p, x_i, y_j) of a formula over j (or i, or both).
@@ -50,6 +52,9 @@ def map_reduce(
         The axis that is summed away.
     sizes : (M, N)
         Needed only when no argument is indexed by that axis.
+    ranges : Ranges, or KeOps's tuple of six integer arrays, optional
+        Visit these blocks of pairs alone, the same in every batch element. Rows without a pair get the
+        neutral element: 0, -inf for logsumexp and max, +inf for min, index -1.
     options : Options, optional
         Default: those in force (`kerngp.options`).
 
@@ -73,7 +78,9 @@ def map_reduce(
     >>> map_reduce(exp(-sqdist(Vi(0, 3), Vj(1, 3))) * Vj(2, 1), SUM, (x, y, b)).flatten()
     tensor([5., 5., 5., 5.])
     """
-    (out,) = map_reduce_many((Output(expr, reduction, axis),), tuple(args), sizes=sizes, options=options)
+    blocks = None if ranges is None else Ranges.of(ranges)
+    outputs = (Output(expr, reduction, axis),)
+    (out,) = map_reduce_many(outputs, tuple(args), sizes=sizes, ranges=blocks, options=options)
     return out[0] if len(out) == 1 else out
 
 
@@ -82,24 +89,25 @@ def map_reduce_many(
     args: tuple[Tensor, ...],
     *,
     sizes: tuple[int | None, int | None] = (None, None),
+    ranges: Ranges | None = None,
     options: _options.Options | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Several reductions of formulas over the same pairs, in one pass where the backend can."""
     if is_dynamo_compiling():
         from .compiled import traced
 
-        return traced(outputs, args, sizes, options)
+        return traced(outputs, args, sizes, options, ranges)
     options = options or _options.current()
     if transforming():
         from .transforms import needed, transformable
 
         if needed(args):
-            return transformable(outputs, args, sizes, options)
+            return transformable(outputs, args, sizes, options, ranges)
     if torch.is_grad_enabled() and any(a.requires_grad for a in args if isinstance(a, Tensor)):
         from .autograd import differentiable
 
-        return differentiable(outputs, args, sizes, options)
-    return launch(outputs, args, sizes, options)
+        return differentiable(outputs, args, sizes, options, ranges)
+    return launch(outputs, args, sizes, options, ranges)
 
 
 def transforming() -> bool:
@@ -112,25 +120,26 @@ def launch(
     args: tuple[Tensor, ...],
     sizes: tuple[int | None, int | None],
     options: _options.Options,
+    ranges: Ranges | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Compute without recording gradients."""
     if torch._C._len_torch_dispatch_stack():  # a tracer wants to see an operator, not the numbers
         from .compiled import recorded
 
-        return recorded(outputs, args, sizes, options)
+        return recorded(outputs, args, sizes, options, ranges)
     late = [k for k, o in enumerate(outputs) if o.reduction.scores and staged(o)]
     if late:
         rest = [k for k in range(len(outputs)) if k not in late]
-        found = launch(tuple(outputs[k] for k in rest), args, sizes, options) if rest else []
+        found = launch(tuple(outputs[k] for k in rest), args, sizes, options, ranges) if rest else []
         results = dict(zip(rest, found, strict=True))
         g = measure(outputs, shapes_of(args), sizes)
         for k in late:
             results[k] = run_in_stages(
-                outputs[k], args, lambda o, a: launch((o,), a, (g.M, g.N), options)[0][0]
+                outputs[k], args, lambda o, a: launch((o,), a, (g.M, g.N), options, ranges)[0][0]
             )
         return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
-    g = measure(outputs, shapes, sizes)
+    g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)
     if backend == "cpu":

@@ -20,8 +20,9 @@ from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .arrays import TORCH, Kind, adopt, is_number, kind_of
-from .autodiff import rename
+from .autodiff import rename, transpose
 from .expr import Expr, const, node, var, variables
+from .ranges import Ranges
 
 AXES = "ijp"
 Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
@@ -52,6 +53,10 @@ class Operands(NamedTuple):
     unit : bool
         An array of shape (..., 1, 1, D) is among the values: one point, standing for i and for j.
     symbolic : bool
+    ranges : Ranges or None
+        Blocks of pairs to which the formula is restricted.
+    keep : Expr or None
+        A formula of the same values, 1 for the pairs that exist and 0 for the others.
     """
 
     values: tuple = ()
@@ -64,6 +69,8 @@ class Operands(NamedTuple):
     kind: Kind | None = None
     unit: bool = False
     symbolic: bool = False
+    ranges: Ranges | None = None
+    keep: Expr | None = None
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -277,7 +284,7 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
             axes += axis
         places.append(at)
     if len(values) == len(a.values):
-        return a, tuple(places)
+        return _with_pairs(a, a, b, tuple(places)), tuple(places)
     M, N, batch = a.M, a.N, a.batch
     if b.M is not None and b.M != M:
         M = b.M if M is None else _sizes_differ("i", M, b.M)
@@ -303,7 +310,40 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
     joined = Operands(
         values, axes, M, N, batch, dtype, device, kind, a.unit or b.unit, a.symbolic or b.symbolic
     )
-    return joined, tuple(places)
+    return _with_pairs(joined, a, b, tuple(places)), tuple(places)
+
+
+def _with_pairs(joined: Operands, a: Operands, b: Operands, places: Places) -> Operands:
+    """The pairs that both operands have."""
+    if (a.ranges, a.keep, b.ranges, b.keep) == (joined.ranges, joined.keep, None, None):
+        return joined
+    ranges, keep = a.ranges or b.ranges, a.keep
+    if a.ranges is not None and b.ranges is not None and not a.ranges.equals(b.ranges):
+        raise FormulaError(
+            "the two operands have different ranges; give both the same, or set them on the result alone."
+        )
+    if b.keep is not None:
+        other = renumber(b.keep, places)
+        keep = other if keep is None or keep is other else keep * other
+    return joined._replace(ranges=ranges, keep=keep)
+
+
+def restrict(operands: Operands, keep: Expr, of: Operands) -> Operands:
+    """The operands of a formula whose pairs exist where ``keep``, a formula of operands ``of``, is 1."""
+    joined, places = join(operands, of)
+    keep = renumber(keep, places)
+    return joined._replace(keep=keep if joined.keep is None else joined.keep * keep)
+
+
+def transposed(o: Operands) -> Operands:
+    """With i and j exchanged."""
+    ranges = None if o.ranges is None else o.ranges.swap_axes()
+    keep = None if o.keep is None else _transpose(o.keep)
+    return o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M, ranges=ranges, keep=keep)
+
+
+_SWAP = str.maketrans("ij", "ji")
+_transpose = functools.lru_cache(maxsize=1024)(transpose)
 
 
 def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]:
@@ -329,7 +369,8 @@ def bind(operands: Operands, arrays: tuple[Any, ...]) -> tuple[Operands, Places]
         before = len(out.values)
         out, place = join(out, one)
         places.append(before if place is None else place[0])
-    return out, tuple(places)
+    keep = None if operands.keep is None else renumber(operands.keep, tuple(places))
+    return out._replace(ranges=operands.ranges, keep=keep), tuple(places)
 
 
 def read(e: Expr, operands: Operands) -> tuple[Expr, Operands]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.compiler import is_dynamo_compiling
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .expr import Expr, node, to_string, variables
 from .law import Law
+from .ranges import Ranges
 from .reduction import Reduction, with_scores
 
 REDUCED = ("j", "i", "ij")
@@ -42,13 +44,31 @@ class Output:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device."""
+    """Sizes of one call: batch shape, rows M, columns N, and the arrays' dtype and device.
+
+    ``ranges`` are the pairs that are visited, in every batch element; None stands for all.
+    """
 
     batch: tuple[int, ...]
     M: int
     N: int
     dtype: torch.dtype
     device: torch.device
+    ranges: Ranges | None = None
+
+    def exchanged(self) -> Geometry:
+        """The sizes with i and j exchanged."""
+        ranges = None if self.ranges is None else self.ranges.swap_axes()
+        return replace(self, M=self.N, N=self.M, ranges=ranges)
+
+    def within(self, ranges: Ranges | None) -> Geometry:
+        """The call restricted to ``ranges``, which must fit its sizes."""
+        return self if ranges is None else replace(self, ranges=ranges.check(self.M, self.N))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that are visited, in all batch elements."""
+        return math.prod(self.batch) * (self.M * self.N if self.ranges is None else self.ranges.pairs)
 
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -195,6 +215,10 @@ class Schedule:
     fma: bool = True
     scaling: bool = False
 
+    def for_ranges(self, tasks: tuple[Task, ...]) -> Schedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
+        return replace(self, columns=1) if any(t.code == "min" for t in tasks) else self
+
 
 @dataclass(frozen=True)
 class Task:
@@ -202,8 +226,9 @@ class Task:
 
     ``code`` is the reduction's scheme; ``core`` the value folded at each pair. Sums over j may have a
     ``post`` factor, applied once per row. ``by_row`` tells results for i from results for j.
-    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only. A task with a
-    ``law`` keeps a state of ``dim`` components.
+    A ``signal`` task is sum_j core_ij b_j with a number of columns known at run time only. Where ``core`` is
+    an approximation, ``exact`` is what decides a selection. A task with a ``law``
+    keeps a state of ``dim`` components.
     """
 
     code: str
@@ -212,12 +237,16 @@ class Task:
     by_row: bool = True
     signal: bool = False
     dim: int = 1
+    exact: Expr | None = None
     law: Law | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that changes the generated code; equal plans share one binary."""
+    """Everything that changes the generated code; equal plans share one binary.
+
+    ``ranged`` kernels find their rows and their ranges of j in a table instead of counting through all.
+    """
 
     dtype: str
     tasks: tuple[Task, ...]
@@ -227,6 +256,11 @@ class Plan:
     args: int
     symmetric: bool
     schedule: Any  # Schedule, or cuda_planner.CudaSchedule
+    ranged: bool = False
+
+    def __str__(self) -> str:
+        tasks = ", ".join(f"{t.code} over {'j' if t.by_row else 'i'} of {t.core}" for t in self.tasks)
+        return f"{tasks}, in {self.dtype}"
 
     @staticmethod
     def offsets(fields: tuple[Expr, ...]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from .autodiff import transpose
 from .cuda_planner import Gpu
-from .expr import Expr, const, postorder, variables
+from .expr import OPS, Expr, const, postorder, variables
 from .law import Law
 from .ops import widen
 from .plan import Output, Plan, Schedule, Task
@@ -28,6 +28,8 @@ UNROLL = 16  # inner dimensions above this are walked by loops; see render.lower
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
+SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
+MAX_MEMORY = 2500  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 STATE = 80  # components of a state given by formulas, of which all are registers
 
@@ -80,12 +82,14 @@ def prepare(
     expand: bool,
     symmetric: bool,
     facts: Facts = (),
+    ranged: bool = False,
 ) -> Prepared | None:
     """The plan of a pass, or None if this kind of kernel cannot compute it.
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
-    ``facts`` are signs of parameters, which hold for the arguments of this call. For tensor cores every
+    ``facts`` are signs of parameters, which hold for the arguments of this call. ``ranged`` asks for a
+    kernel that visits blocks of pairs. For tensor cores every
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
@@ -93,7 +97,7 @@ def prepare(
         o.reduction.law and too_long(o.reduction.law) for o in outputs
     ):
         return None
-    count = args
+    count, given = args, exprs
     tensor = isinstance(machine, Gpu) and machine.tensor
     if expand:
         expanded, count = expand_distances(exprs, 0 if tensor else EXPAND_ABOVE, args)
@@ -107,30 +111,37 @@ def prepare(
         posts.append(post)
         signal = own_signal or signal
     cores = tuple(strengthen(merge_exponentials(t.core), facts) for t in tasks)
-    fields = hoist((*cores, *(t.post for t in tasks)))
+    exact = (f if tensor and o.reduction.selects else None for o, f in zip(outputs, given, strict=True))
+    fields = hoist((*cores, *(t.post for t in tasks), *exact))
     n = len(tasks)
+    found = (fields.exprs[k : k + n] for k in (0, n, 2 * n))
     done = tuple(
-        replace(t, core=core, post=post)
-        for t, core, post in zip(tasks, fields.exprs[:n], fields.exprs[n:], strict=True)
+        replace(t, core=core, post=post, exact=f)
+        for t, core, post, f in zip(tasks, *found, strict=True)
         if core is not None
     )
     if tensor and not _suits_tensor_cores(done):
         return None
     schedule = machine.choose(done, fields.fields, dtype)
-    plan = Plan(
-        dtype, done, fields.fields["i"], fields.fields["j"], fields.fields["p"], count, symmetric, schedule
-    )
+    if ranged:
+        schedule = schedule.for_ranges(done)
+    i, j, p = (fields.fields[axis] for axis in "ijp")
+    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged)
     return Prepared(plan, signal, tuple(posts))
 
 
 def _suits_tensor_cores(tasks: tuple[Task, ...]) -> bool:
-    """One smooth function of one distance; selections only where expanding is usual anyway.
+    """One smooth function of one distance, or selection by a distance alone.
 
     Not for states given by formulas: they may ask whether a value is exactly zero.
     """
     form = tensor_form([t.core for t in tasks])
     if form is None or not all(t.by_row and t.law is None for t in tasks):
         return False
+    if any(t.exact is not None for t in tasks):
+        (core, *others) = [t.core for t in tasks]
+        near = core is form.node or (core.op == "neg" and core.args[0] is form.node)
+        return near and not others and form.U.dim >= SELECT_FROM
     short = all(t.code in ("sum", "logsumexp") and t.core.dim == 1 for t in tasks)
     return form.U.dim > EXPAND_ABOVE or short
 
@@ -187,11 +198,14 @@ def decisive(outputs: tuple[Output, ...]) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def too_large(f: Expr) -> bool:
-    """Whether the generated code would be unreasonable: very many nodes or a very deep formula."""
+    """Whether the generated code would be unreasonable: very many nodes, a very deep formula, much memory."""
     depth: dict[Expr, int] = {}
+    memory = 0
     for e in postorder(f):
         depth[e] = 1 + max((depth[a] for a in e.args), default=0)
-    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH
+        stores = OPS[e.op].memory if e.op in OPS else None
+        memory += stores(e) if stores else 0
+    return len(depth) > MAX_NODES or depth[f] > MAX_DEPTH or memory > MAX_MEMORY
 
 
 def too_long(law: Law) -> bool:

@@ -46,6 +46,8 @@ class Reduction:
     code : str
         Name of the generated-code scheme of the state: "sum", "logsumexp", "min", "kmin", or "fold",
         which is any state given by formulas.
+    absent : float or None
+        An entry of this value changes nothing; what a mask puts in the place of others.
     seed : callable (reduction, entry, results, their cotangents) -> cotangent of the entry, or None
         The derivative, as formulas. None: there is none, or that of the selected entries.
     residuals : int
@@ -72,6 +74,7 @@ class Reduction:
     selects: bool = False
     k: int = 1
     negated: bool = False
+    absent: float | None = None
     seed: Seed | None = None
     residuals: int = 0
     scores: int = 0
@@ -197,6 +200,7 @@ def fold(
     residuals: int = 0,
     scores: int = 0,
     separable: bool = True,
+    absent: float | None = None,
     doc: str = "",
 ) -> Reduction:
     """A reduction whose state is given by formulas."""
@@ -208,6 +212,7 @@ def fold(
         _final,
         _neutral,
         "fold",
+        absent=absent,
         seed=seed,
         residuals=residuals,
         scores=scores,

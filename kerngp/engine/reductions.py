@@ -146,11 +146,29 @@ def _selection(name: str, outputs: tuple[str, ...], code: str, negated: bool = F
         ("value", "index"): f"The {entry} and {'its' if code == 'min' else 'their'} {place}",
     }
     functions = (_select_tile, _select_merge, _select_final, _select_neutral)
-    return Reduction(name, outputs, *functions, code, selects=True, negated=negated, doc=docs[outputs])
+    return Reduction(
+        name,
+        outputs,
+        *functions,
+        code,
+        selects=True,
+        negated=negated,
+        absent=-torch.inf if negated else torch.inf,
+        doc=docs[outputs],
+    )
 
 
 SUM = Reduction(
-    "sum", ("value",), _sum_tile, _sum_merge, _identity, _sum_neutral, "sum", seed=_sum_seed, doc="The sum"
+    "sum",
+    ("value",),
+    _sum_tile,
+    _sum_merge,
+    _identity,
+    _sum_neutral,
+    "sum",
+    seed=_sum_seed,
+    absent=0.0,
+    doc="The sum",
 )
 LOGSUMEXP = Reduction(
     "logsumexp",
@@ -161,6 +179,7 @@ LOGSUMEXP = Reduction(
     _lse_neutral,
     "logsumexp",
     seed=_lse_seed,
+    absent=-torch.inf,
     doc="The logarithm of the sum of exponentials",
 )
 MIN = _selection("min", ("value",), "min")

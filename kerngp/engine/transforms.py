@@ -26,6 +26,7 @@ from .autograd import Sizes, apart, by_kind, cotangents, kind_of, tangents
 from .expr import variables
 from .mapreduce import launch, map_reduce_many, transforming
 from .plan import Output
+from .ranges import Ranges
 
 Tensor = torch.Tensor
 
@@ -57,10 +58,14 @@ def refuse(what: str, args: Sequence[Tensor]) -> None:
 
 
 def transformable(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
     """`launch`, as a function that every transform of torch knows."""
-    return by_kind(outputs, args, sizes, options, _apply, _apply)
+    return by_kind(outputs, args, sizes, options, ranges, _apply, _apply)
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,17 @@ class _Call:
     outputs: tuple[Output, ...]
     sizes: Sizes
     options: Options
+    ranges: Ranges | None
 
 
 def _apply(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], sizes: Sizes, options: Options
+    outputs: tuple[Output, ...],
+    args: tuple[Tensor, ...],
+    sizes: Sizes,
+    options: Options,
+    ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
-    flat = iter(_Pass.apply(_Call(outputs, sizes, options), *args))
+    flat = iter(_Pass.apply(_Call(outputs, sizes, options, ranges), *args))
     return [tuple(next(flat) for _ in o.reduction.outputs) for o in outputs]
 
 
@@ -84,7 +94,7 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, *args: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(apart(launch(call.outputs, args, call.sizes, call.options)))
+        return tuple(apart(launch(call.outputs, args, call.sizes, call.options, call.ranges)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -101,13 +111,13 @@ class _Pass(torch.autograd.Function):
         args, values = _saved(ctx)
         wanted = tuple(k for k in range(ctx.count) if ctx.needs_input_grad[1 + k])
         c = ctx.call
-        return (None, *cotangents(c.outputs, args, values, grads, wanted, c.sizes, c.options))
+        return (None, *cotangents(c.outputs, args, values, grads, wanted, c.sizes, c.options, c.ranges))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *given: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         args, values = _saved(ctx)
         c = ctx.call
-        return tangents(c.outputs, args, values, given, c.sizes, c.options)
+        return tangents(c.outputs, args, values, given, c.sizes, c.options, c.ranges)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, call: _Call, *args: Tensor) -> tuple:  # type: ignore[override]
@@ -136,6 +146,7 @@ def derivatives(
     args: tuple[Tensor, ...],
     sizes: Sizes,
     options: Options,
+    ranges: Ranges | None,
     level: int | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """`map_reduce_many` of what autograd hands to a backward or a jvp.
@@ -145,7 +156,7 @@ def derivatives(
     """
     legacy = [is_legacy_batchedtensor(a) for a in args]
     if not any(legacy):
-        return map_reduce_many(outputs, args, sizes=sizes, options=options)
+        return map_reduce_many(outputs, args, sizes=sizes, ranges=ranges, options=options)
     if level is None:
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
@@ -154,7 +165,7 @@ def derivatives(
         for a, b in zip(args, legacy, strict=True)
     )
     moved, batched = _with_leading_axis(outputs, plain, tuple(0 if b else None for b in legacy))
-    found = derivatives(outputs, moved, sizes, options, level - 1)
+    found = derivatives(outputs, moved, sizes, options, ranges, level - 1)
     if not batched:
         return found
     add = torch._add_batch_dim  # type: ignore[attr-defined]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .complex import ComplexLazyTensor
+from .kernel import KernelFunction, kernel
+from .lookup import lookup
 from .methods import install
 from .tensor import LazyTensor
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = ["ComplexLazyTensor", "KernelFunction", "LazyTensor", "Pm", "Vi", "Vj", "kernel", "lookup"]
 
 install()
 

@@ -60,16 +60,6 @@ def difference_matrix(self: LazyTensor, other: Any) -> LazyTensor:
     return combine(_differences, self, other)
 
 
-def factorize(self: LazyTensor, other: Any) -> LazyTensor:
-    """self: a part that occurs twice is one part, and is computed once."""
-    return self
-
-
-def auto_factorize(self: LazyTensor) -> LazyTensor:
-    """self, see `factorize`."""
-    return self
-
-
 DIFFERENTIAL = (
     grad,
     diff,
@@ -78,8 +68,6 @@ DIFFERENTIAL = (
     laplacian,
     trace_operator,
     difference_matrix,
-    factorize,
-    auto_factorize,
 )
 
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..engine.expr import OPS, Op
 from ..engine.inner import INNER
 from ..engine.reduction import Reduction
 from ..engine.reductions import REDUCTIONS
+from .complex import angle, conj, exp1j, imag, imag2complex, real, real2complex
+from .composites import METHODS
 from .differential import DIFFERENTIAL
-from .linear import operator, solve
+from .functions import array_ufunc, torch_function
+from .indexing import dense, diag, numpy, trace
+from .linear import matmat, matvec, operator, rmatmat, rmatvec, solve, truncate
+from .mask import mask
+from .place import cpu, cuda, detach, double, half, single, to
+from .softmax import log_softmax, softmax
 from .tensor import LazyTensor, combine, sized
+
+_FROM_FILES: tuple[Any, ...] = (
+    *(operator, solve, truncate, mask, matvec, matmat, rmatvec, rmatmat),
+    *(real2complex, imag2complex, exp1j, angle, conj, dense, numpy, diag, trace),
+    *(to, cuda, cpu, double, half, detach, softmax, log_softmax),
+    *DIFFERENTIAL,
+)
 
 
 def install() -> None:
     """Give LazyTensor its methods; a method written in the class wins over a generated one."""
+    for f in (*METHODS, *_FROM_FILES):
+        _attach(f)
     for op in list(OPS.values()):
         _elementwise(op)
     for r in REDUCTIONS.values():
@@ -27,8 +44,16 @@ def install() -> None:
     _method("__rpow__", 2, OPS["pow"].doc, "pow", reflected=True)
     _method("__neg__", 1, OPS["neg"].doc, "neg")
     _method("__abs__", 1, OPS["abs"].doc, "abs")
-    for f in (operator, solve, *DIFFERENTIAL):
-        setattr(LazyTensor, f.__name__, f)
+    setattr(LazyTensor, "float", single)  # noqa: B010 (torch's name)
+    setattr(LazyTensor, "__array_ufunc__", array_ufunc)  # noqa: B010
+    setattr(LazyTensor, "__torch_function__", classmethod(torch_function))  # noqa: B010
+    for f in (real, imag):
+        setattr(LazyTensor, f.__name__, property(f))
+
+
+def _attach(f: Callable) -> None:
+    f.__qualname__ = f"LazyTensor.{f.__name__}"
+    setattr(LazyTensor, f.__name__, f)
 
 
 def _method(name: str, arity: int, doc: str, make: str, reflected: bool = False) -> None:

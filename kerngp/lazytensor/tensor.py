@@ -8,27 +8,35 @@ of elementwise operations and of reductions come from the engine's tables.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .. import options as _options
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_number, kind_of, restore
+from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr
 from ..engine.folds import LOGSUMEXPWEIGHT, weighted_entry
 from ..engine.inner import INNER
-from ..engine.mapreduce import dense
-from ..engine.operands import EMPTY, Operands, build, constant, indexed, join, leaf, number, symbol
+from ..engine.operands import (
+    EMPTY,
+    Operands,
+    build,
+    constant,
+    indexed,
+    join,
+    leaf,
+    number,
+    symbol,
+    transposed,
+)
+from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction, with_k, with_scores
 from ..engine.reductions import LOGSUMEXP, SUM, check_weights, named
-from ..errors import FormulaError, OptionError, ShapeError
-from .reduce import Deferred, Settings, compute, concrete
+from ..errors import FormulaError, ShapeError
+from .reduce import Deferred, Finish, Settings, compute
 
-_SWAP = str.maketrans("ij", "ji")
 _UNCHANGED = (None,)
 
 
@@ -78,12 +86,19 @@ class LazyTensor:
     """
 
     __slots__ = ("expr", "operands")
-    __array_ufunc__ = None  # numpy leaves a + K to K.__radd__
+    is_complex = False
     __iter__ = None  # indexing has no end that iteration could find
     __hash__ = object.__hash__
 
     expr: Expr
     operands: Operands
+
+    def __new__(cls, x: Any = None, axis: int | None = None) -> LazyTensor:
+        if cls is LazyTensor and (x.is_complex if isinstance(x, LazyTensor) else is_complex(x)):
+            from .complex import ComplexLazyTensor
+
+            return object.__new__(ComplexLazyTensor)
+        return object.__new__(cls)
 
     def __init__(self, x: Any, axis: int | None = None) -> None:
         if isinstance(x, LazyTensor):
@@ -123,19 +138,28 @@ class LazyTensor:
     @property
     def ndim(self) -> int:
         """D, the number of components of each vector."""
-        return self.expr.dim
+        return self._shape[-1]
 
     @property
     def nbatchdims(self) -> int:
         """How many batch axes stand before M."""
         return len(self.operands.batch)
 
+    @property
+    def ranges(self) -> Ranges | None:
+        """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""
+        return self.operands.ranges
+
+    @ranges.setter
+    def ranges(self, value: Any) -> None:
+        self.operands = self.operands._replace(ranges=None if value is None else Ranges.of(value))
+
     def dim(self) -> int:
         """The number of axes, counting D."""
         return len(self.operands.batch) + 3
 
     def __repr__(self) -> str:
-        return f"LazyTensor(shape={self.shape}, dtype={self.dtype}, formula={self.expr})"
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype}, formula={self.expr})"
 
     def __bool__(self) -> bool:
         raise TypeError("a LazyTensor has no truth value: comparisons are lazy too. Reduce it first.")
@@ -204,25 +228,11 @@ class LazyTensor:
         """Components start, ..., start + length - 1 of each vector."""
         return combine("extract", self, attr=(int(start), int(length)))
 
-    def __getitem__(self, key: Any) -> LazyTensor:
-        if isinstance(key, tuple):
-            if key and (key[:-1] == (...,) or key[:-1] == (slice(None),) * (self.dim() - 1)):
-                return self[key[-1]]
-            raise FormulaError(
-                f"index {key!r}: only the last axis can be indexed, as K[..., k] or K[..., k:l]."
-            )
-        D = self.expr.dim
-        if isinstance(key, slice):
-            start, stop, step = key.indices(D)
-            if step != 1 or stop <= start:
-                raise FormulaError(f"slice {key} of vectors of dim {D}: expected start < stop and step 1.")
-            return self.extract(start, stop - start)
-        if not hasattr(key, "__index__"):
-            raise FormulaError(f"index {key!r}: expected an integer or a slice.")
-        k = key.__index__()
-        if not -D <= k < D:
-            raise FormulaError(f"index {k} is out of range for vectors of dim {D}.")
-        return combine("elem", self, attr=(k % D,))
+    def __getitem__(self, key: Any) -> Any:
+        """Components, ``K[k]``, ``K[k:l]``; rows and columns, ``K[i, :]``, ``K[:5, idx]``; see `indexing`."""
+        from .indexing import index
+
+        return index(self, key)
 
     def concat(self, other: Any) -> LazyTensor:
         """The components of self, then those of other."""
@@ -247,10 +257,8 @@ class LazyTensor:
 
     def t(self) -> LazyTensor:
         """Exchange i and j."""
-        o = self.operands
-        return _lazy(
-            build(transpose, (), (None,), self.expr), o._replace(axes=o.axes.translate(_SWAP), M=o.N, N=o.M)
-        )
+        o = transposed(self.operands)
+        return _lazy(build(transpose, (), _UNCHANGED, self.expr), o, type(self))
 
     @property
     def T(self) -> LazyTensor:
@@ -258,54 +266,47 @@ class LazyTensor:
         return self.t()
 
     def __matmul__(self, v: Any, **settings: Any) -> Any:
-        """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays."""
-        if self.expr.dim != 1:
+        """``K @ v`` for v of shape (N,) or (..., N, E): (M,) or (..., M, E), in the library of the arrays.
+
+        For a LazyTensor or an operator v, the operator that applies v, then K.
+        """
+        if isinstance(v, LazyTensor) or (not is_array(v) and hasattr(v, "with_tensors")):
+            from .linear import compose
+
+            return compose(self, v)
+        if self.ndim != 1:
             raise ShapeError(
                 f"K @ v needs scalar entries, but K has shape {self.shape}: reduce its last axis first."
             )
-        if isinstance(v, LazyTensor):
-            raise FormulaError(
-                "the product of two LazyTensors would have to be stored; apply one after the other, "
-                "K @ (L @ v), or reduce (K * L)."
-            )
+        if self.is_complex or is_complex(v):
+            from .complex import multiply
+
+            return multiply(self, v, settings)
         w = adopt("v", v)
-        N, flat = self.operands.N, w.dim() == 1
-        if w.dim() == 0 or (N is not None and w.shape[0 if flat else -2] != N):
-            n = "N" if N is None else N
-            raise ShapeError(
-                f"v has shape {tuple(w.shape)}, but K has shape {self.shape}: "
-                f"K @ v needs ({n},) or (..., {n}, E)."
-            )
+        flat = self._check_signal(w)
         column = indexed(w.unsqueeze(-1) if flat else w, 1, TORCH if w is v else kind_of(v), "v")
         product = combine("mul", self, _lazy(*column))
         return compute(product.expr, product.operands, SUM, "j", settings, flat)
 
+    def _check_signal(self, v: Any) -> bool:
+        """Whether v is one vector; raises unless its rows are the columns of K."""
+        N, shape = self.operands.N, tuple(v.shape)
+        if not shape or (N is not None and shape[max(len(shape) - 2, 0)] != N):
+            n = "N" if N is None else N
+            raise ShapeError(
+                f"v has shape {shape}, but K has shape {self.shape}: K @ v needs ({n},) or (..., {n}, E)."
+            )
+        return len(shape) == 1
+
     def __rmatmul__(self, v: Any) -> Any:
         """``v @ K`` for v of shape (M,) or (..., E, M)."""
+        if not is_array(v) and hasattr(v, "with_tensors"):
+            from .linear import compose
+
+            return compose(v, self)
         if len(v.shape) == 1:
             return self.t() @ v
         return (self.t() @ v.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-    def matvec(self, v: Any) -> Any:
-        """``K @ v``, the name scipy.sparse.linalg looks for."""
-        return self @ v
-
-    def rmatvec(self, v: Any) -> Any:
-        """``K.T @ v``, the name scipy.sparse.linalg looks for."""
-        return self.t() @ v
-
-    def dense(self) -> Any:
-        """The whole array, of shape `shape`, stored; refused above ``options.memory_limit`` bytes."""
-        o = concrete(self.operands)
-        limit = _options.current().memory_limit
-        size = math.prod(self._shape) * (8 if o.dtype is None else o.dtype.itemsize)
-        if size > limit:
-            raise OptionError(
-                f"dense() of shape {self.shape} takes {size / 2**30:.3g} GiB, above memory_limit = "
-                f"{limit / 2**30:.3g} GiB; reduce it lazily, or raise options(memory_limit=...)."
-            )
-        full = dense(self.expr, o.tensors(), sizes=o.sizes).expand(self._shape).contiguous()
-        return restore(full.squeeze(-1) if self.expr.dim == 1 else full, o.kind)
 
     # ------------------------------------------------------------ reductions
 
@@ -336,8 +337,9 @@ class LazyTensor:
             False returns a function to be called later.
         **settings
             ``backend=`` ("auto", "CPU", "GPU", "reference") and other options of `kerngp.options`;
-            ``out=``, an array to write to. KeOps's accuracy switches are accepted and have no
-            effect: accumulation is always as accurate as they can make it.
+            ``ranges=``, blocks of pairs to visit; ``out=``, an array to write to. KeOps's accuracy
+            switches are accepted and have no effect: accumulation is always as accurate as they can
+            make it.
         """
         weighted = other is not None
         record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op, weighted)
@@ -362,6 +364,12 @@ class LazyTensor:
 
     # ------------------------------------------------------------ machinery
 
+    _finish: Finish | None = None  # from numbers of the engine to values of this tensor
+
+    def _components(self) -> Expr:
+        """The formula of the real numbers the engine computes."""
+        return self.expr
+
     def _letter(self, axis: int | None) -> str:
         """ "i", "j", or "" for the components: what an axis number means."""
         first = len(self.operands.batch)
@@ -382,8 +390,8 @@ class LazyTensor:
                 raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
             return combine(INNER[r.name], self)
         if self.operands.symbolic or not call:
-            return Deferred(self.expr, self.operands, r, letter, settings)
-        return compute(self.expr, self.operands, r, letter, settings)
+            return Deferred(self._components(), self.operands, r, letter, settings, self._finish)
+        return compute(self._components(), self.operands, r, letter, settings, finish=self._finish)
 
     def _reduce_weighted(
         self, r: Reduction, weight: Any, axis: int | None, dim: int | None, call: bool, settings: Settings
@@ -393,17 +401,15 @@ class LazyTensor:
         if letter == "":
             raise FormulaError(f"{r.name} reduces over i or j, not over the components of a vector.")
         entry, r = combine(weighted_entry, self, weight), with_scores(r, self.expr.dim)
+        if entry.is_complex:
+            raise FormulaError("the weights are complex; weigh with their real and imaginary parts instead.")
         if entry.operands.symbolic or not call:
             return Deferred(entry.expr, entry.operands, r, letter, settings)
         return compute(entry.expr, entry.operands, r, letter, settings)
 
 
-def _transposed(f: Expr) -> Expr:
-    return build(transpose, (), _UNCHANGED, f)
-
-
-def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
-    new = object.__new__(LazyTensor)
+def _lazy(expr: Expr, operands: Operands, kind: type[LazyTensor] = LazyTensor) -> LazyTensor:
+    new = object.__new__(kind)
     new.expr = expr
     new.operands = operands
     return new
@@ -412,24 +418,35 @@ def _lazy(expr: Expr, operands: Operands) -> LazyTensor:
 def _wrap(value: Any) -> LazyTensor:
     if isinstance(value, LazyTensor):
         return value
-    return _lazy(*number(value)) if is_number(value) else _lazy(*leaf(value, name="the operand"))
+    if is_number(value):
+        return _lazy(*number(value))
+    return LazyTensor(value) if is_complex(value) else _lazy(*leaf(value, name="the operand"))
 
 
-def combine(
-    make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple[int, ...] = ()
-) -> LazyTensor:
+def combine(make: str | Callable[..., Expr], first: Any, *others: Any, attr: tuple = ()) -> LazyTensor:
     """An op or composite of LazyTensors and whatever can become one."""
     if not isinstance(first, LazyTensor):
         first = _wrap(first)
     operands, exprs, places = first.operands, (first.expr,), _UNCHANGED
+    any_complex = first.is_complex
     for other in others:
         if not isinstance(other, LazyTensor):
             other = _wrap(other)
         operands, place = join(operands, other.operands)
         exprs += (other.expr,)
         places += (place,)
+        if other.is_complex:
+            any_complex = True
+    kind = LazyTensor
+    if any_complex:
+        from .complex import meaning
+
+        parts = (first, *others)
+        make, kind = meaning(
+            make, tuple([p.is_complex if isinstance(p, LazyTensor) else is_complex(p) for p in parts])
+        )
     try:
-        return _lazy(build(make, attr, places, *exprs), operands)
+        return _lazy(build(make, attr, places, *exprs), operands, kind)
     except FormulaError as e:
         shapes = ", ".join(str(_wrap(x)._shape) for x in (first, *others))
         raise FormulaError(f"{e} The operands have shapes {shapes}; the last axis is the vector's.") from None

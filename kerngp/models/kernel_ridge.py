@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,8 +19,8 @@ from ..engine.arrays import adopt
 from ..errors import BackendUnavailable, OptionError, ShapeError
 from ..options import current
 from .pairwise import NON_NEGATIVE
-from .resolve import MatrixKernel, resolve_kernel
-from .ridge_data import check_non_negative, check_weights, dense_rows, to_numpy
+from .resolve import MatrixKernel, check_domain, resolve_kernel
+from .ridge_data import check_weights, dense_rows, to_numpy
 from .ridge_plan import SOLVERS, RidgePlan, make_plan
 from .ridge_solve import RidgeProblem, kernel_operator, solve_ridge
 
@@ -44,13 +44,18 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     kernel : str, Kernel, Expr or callable, default="linear"
         - a name of scikit-learn: linear, poly, polynomial, rbf, laplacian, sigmoid, cosine, chi2,
           additive_chi2, precomputed;
+        - a combination of kernels of two rows x and y, ``"gaussian(x,y) * (1 + linear(x,y)**2)"``, or of
+          some columns, ``"gaussian(x[0:3], y[0:3]) + laplacian(x[3:], y[3:])"``; for the names see
+          `kerngp.torch.Kernel` (``laplacian(x,y)`` is exp(-sqrt(gamma) |x - y|), with the Euclidean norm);
         - a kernel of `kerngp.models`, such as ``2.0 * RBF(lengthscale=0.5) + White(0.1)``, or a kernel
           object of `sklearn.gaussian_process.kernels`;
         - a formula of ``Vi(0, n_features)`` and ``Vj(1, n_features)``, or a function that returns one:
           ``def k(x, y): return exp(-sqdist(x, y))``;
         - a function of two rows that returns a number, as in scikit-learn (dense, hence small data).
-    gamma : float, optional
-        Of rbf, laplacian, poly, sigmoid (default 1 / n_features) and chi2 (default 1).
+    gamma : float or sequence of float, optional
+        Of rbf, laplacian, poly, sigmoid (default 1 / n_features) and chi2 (default 1). In a combination it
+        multiplies the squared distance of every kernel (default 1 / n_features); a sequence holds one for
+        each kernel of the text, None for the default.
     degree : float, default=3
         Of poly.
     coef0 : float, default=1
@@ -120,7 +125,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         alpha: Any = 1,
         *,
         kernel: Any = "linear",
-        gamma: float | None = None,
+        gamma: float | Sequence[float | None] | None = None,
         degree: float = 3,
         coef0: float = 1,
         kernel_params: dict[str, Any] | None = None,
@@ -292,18 +297,17 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return X if isinstance(self.kernel, str) and self.kernel == "precomputed" else dense_rows(X, "X")
 
     def _resolve(self, X: np.ndarray) -> Any:
-        if isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE:
-            check_non_negative(X, self.kernel)
+        if isinstance(self.kernel, str):
+            check_domain(self.kernel, X)
         return resolve_kernel(self.kernel, X.shape[1], **self._named_parameters())
 
     def _check_parameters(self) -> None:
         """Raise for constructor arguments out of range."""
         if self.solver not in SOLVERS:
             raise OptionError(f"solver={self.solver!r} is unknown; expected one of {SOLVERS}.")
-        for name, least in (("gamma", 0.0), ("degree", 0.0), ("coef0", None)):
-            value = getattr(self, name)
-            if value is None and name == "gamma":
-                continue
+        gammas = self.gamma if isinstance(self.gamma, (tuple, list)) else [self.gamma]
+        numbers = [("gamma", g, 0.0) for g in gammas if g is not None]
+        for name, value, least in (*numbers, ("degree", self.degree, 0.0), ("coef0", self.coef0, None)):
             if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise OptionError(f"{name}={value!r}; expected a finite number.")
             if least is not None and value < least:

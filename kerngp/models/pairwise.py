@@ -65,7 +65,8 @@ def pairwise_kernel(
     if name not in PAIRWISE:
         raise OptionError(
             f"kernel={name!r} is unknown; expected one of {', '.join(PAIRWISE)}, precomputed, "
-            "a kernel of kerngp.models (for instance RBF(lengthscale=2.0)), a formula or a function."
+            "a combination such as 'gaussian(x,y) + linear(x,y)', a kernel of kerngp.models (for instance "
+            "RBF(lengthscale=2.0)), a formula or a function."
         )
     if gamma is None:
         gamma = 1.0 if name == "chi2" else 1.0 / n_features

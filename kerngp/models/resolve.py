@@ -6,7 +6,7 @@ only (precomputed, a Python function of two rows): it works up to the memory lim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +17,13 @@ from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from sklearn.metrics.pairwise import pairwise_kernels
 
 from ..engine.expr import Expr, substitute, variables
+from ..engine.kernel_strings import KernelString, parse_kernel
 from ..errors import FormulaError, OptionError, ShapeError
 from ..options import current
 from .kernel_base import Arguments, Kernel, points
 from .kernels import FormulaKernel
-from .pairwise import pairwise_kernel
-from .ridge_data import bytes_text
+from .pairwise import NON_NEGATIVE, pairwise_kernel
+from .ridge_data import bytes_text, check_non_negative
 from .sklearn_kernels import translate
 
 
@@ -66,7 +67,7 @@ def resolve_kernel(
     kernel: Any,
     n_features: int,
     *,
-    gamma: float | None = None,
+    gamma: float | Sequence[float | None] | None = None,
     degree: float = 3,
     coef0: float = 1,
     kernel_params: dict[str, Any] | None = None,
@@ -80,7 +81,10 @@ def resolve_kernel(
         of dim 1 it is one, otherwise it is called with pairs of rows, as scikit-learn does.
     n_features : int
         Columns of the points.
-    gamma, degree, coef0 : float
+    gamma : float, or sequence of float
+        Of scikit-learn's named kernels. In a string such as ``"gaussian(x,y) + cauchy(x,y)"`` it multiplies
+        the squared distance of every kernel; a sequence holds one for each.
+    degree, coef0 : float
         Parameters of scikit-learn's named kernels.
     kernel_params : dict, optional
         Keyword arguments of a callable.
@@ -95,6 +99,10 @@ def resolve_kernel(
     if isinstance(kernel, str):
         if kernel == "precomputed":
             return MatrixKernel(_precomputed, "kernel='precomputed'", precomputed=True)
+        if "(" in kernel:
+            return _of_string(parse_kernel(kernel), n_features, gamma)
+        if isinstance(gamma, Sequence):
+            raise OptionError(f"gamma={gamma!r}: kernel={kernel!r} has one parameter; pass a number.")
         return pairwise_kernel(kernel, n_features, gamma=gamma, degree=degree, coef0=coef0)
     if isinstance(kernel, Kernel):
         return kernel
@@ -112,11 +120,52 @@ def resolve_kernel(
     )
 
 
+def check_domain(kernel: str, X: np.ndarray) -> None:
+    """Refuse rows that a kernel given by a string is not meant for.
+
+    Raises
+    ------
+    DataError
+        For negative numbers where the kernel compares histograms.
+    """
+    atoms = parse_kernel(kernel).atoms if "(" in kernel else ()
+    for name, left in [(kernel, None), *((a.name, a.left) for a in atoms)]:
+        if name in NON_NEGATIVE:
+            check_non_negative(X if left is None else X[:, left], name)
+
+
 def _precomputed(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     return X
 
 
+def _of_string(string: KernelString, n_features: int, gamma: float | Sequence[float | None] | None) -> Kernel:
+    if len(string.pairs) != 1:
+        pairs = ", ".join(f"({a}, {b})" for a, b in string.pairs)
+        raise FormulaError(
+            f"kernel={string.text!r} has the pairs of variables {pairs}; an estimator has one pair of rows: "
+            "name columns as gaussian(x[0:3], y[0:3]) * linear(x[3:], y[3:])."
+        )
+    n = len(string.atoms)
+    given = list(gamma) if isinstance(gamma, Sequence) else [gamma] * n
+    if len(given) != n:
+        names = ", ".join(a.name for a in string.atoms)
+        raise ShapeError(
+            f"gamma={gamma!r} has {len(given)} entries; kernel={string.text!r} has {n} kernels, {names}."
+        )
+    values = [1.0 / n_features if g is None else float(g) for g in given]
+    names = {g: f"gamma{k}" for k, g in enumerate(dict.fromkeys(values))}
+    function = partial(_at_points, string, tuple(names[g] for g in values))
+    function(*points(n_features))  # columns that do not exist are noticed here
+    return FormulaKernel(function, {name: g for g, name in names.items()}, psd=string.psd)
+
+
+def _at_points(string: KernelString, names: tuple[str, ...], x: Expr, y: Expr, **gammas: Expr) -> Expr:
+    """The kernel of a string; ``names`` says which parameter each of its kernels takes."""
+    return string.formula([(x, y)], [gammas.get(name) for name in names])
+
+
 def _of_callable(function: Callable, n_features: int, params: dict[str, Any]) -> Kernel | MatrixKernel:
+    params = {**getattr(function, "parameters", {}), **params}  # defaults of a `kerngp.kernel`
     try:
         formula = FormulaKernel(function, params)
         formula.parts(*points(n_features), Arguments(2, torch.empty(0)))

@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
-from ..lazytensor import LazyTensor, Pm, Vi, Vj
+from ..lazytensor import ComplexLazyTensor, LazyTensor, Pm, Vi, Vj, kernel, lookup
+from ..lazytensor.generic import generic_argkmin, generic_argmin, generic_logsumexp, generic_sum
+from ..lazytensor.genred import Genred
+from .operations import KernelSolve
 
-__all__ = ["LazyTensor", "Pm", "Vi", "Vj"]
+__all__ = [
+    "ComplexLazyTensor",
+    "Genred",
+    "KernelSolve",
+    "LazyTensor",
+    "Pm",
+    "Vi",
+    "Vj",
+    "generic_argkmin",
+    "generic_argmin",
+    "generic_logsumexp",
+    "generic_sum",
+    "kernel",
+    "lookup",
+]

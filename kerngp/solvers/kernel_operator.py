@@ -17,6 +17,7 @@ from ..engine.expr import Expr, Pm, Vj, variables
 from ..engine.mapreduce import map_reduce
 from ..engine.ops import concat
 from ..engine.plan import Output, measure, shapes_of
+from ..engine.ranges import Ranges
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
 from .checks import Scalar
@@ -45,6 +46,8 @@ class KernelOperator(LinearOperator):
     blocks : (p, q)
     options : Options, optional
         For products. Default: those in force when a product is formed.
+    ranges : Ranges, or KeOps's tuple of six integer arrays, optional
+        Blocks of pairs of points; the matrix is 0 elsewhere.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class KernelOperator(LinearOperator):
         psd: bool = False,
         blocks: tuple[int, int] = (1, 1),
         options: _options.Options | None = None,
+        ranges: Ranges | tuple | None = None,
     ):
         if not isinstance(formula, Expr):
             raise FormulaError(
@@ -85,6 +89,7 @@ class KernelOperator(LinearOperator):
         self.args = tuple(given.setdefault(id(a), adopt(f"argument {k}", a)) for k, a in enumerate(args))
         g = measure((Output(formula, SUM),), shapes_of(self.args), sizes or (None, None))
         self.formula, self.sizes, self.blocks, self.options = formula, (g.M, g.N), (p, q), options
+        self.ranges = None if ranges is None else Ranges.of(ranges).check(g.M, g.N)
         self.shape = (*g.batch, g.M * p, g.N * q)
         self.torch_dtype, self.device = g.dtype, g.device
         self.symmetric, self.psd = symmetric or psd, psd
@@ -95,6 +100,7 @@ class KernelOperator(LinearOperator):
 
     def _like(self, formula: Expr, args: Sequence[Tensor], **changes: Any) -> KernelOperator:
         keep: dict[str, Any] = {"sizes": self.sizes, "blocks": self.blocks, "options": self.options}
+        keep["ranges"] = self.ranges
         tags: dict[str, Any] = {"symmetric": self.symmetric, "psd": self.psd}
         return KernelOperator(formula, args, **(keep | tags | changes))
 
@@ -109,7 +115,7 @@ class KernelOperator(LinearOperator):
             args = tuple(doubled[id(a)] for a in args)
         signal = b.reshape(*b.shape[:-2], N, q * E).contiguous()
         expr = product_formula(self.formula, self.blocks, E, len(self.args))
-        out = map_reduce(expr, SUM, (*args, signal), sizes=self.sizes, options=options)
+        out = map_reduce(expr, SUM, (*args, signal), sizes=self.sizes, ranges=self.ranges, options=options)
         assert isinstance(out, Tensor)
         return out.reshape(*out.shape[:-2], self.sizes[0] * p, E)
 
@@ -118,13 +124,16 @@ class KernelOperator(LinearOperator):
         f = transpose(self.formula)
         if p > 1 and q > 1:
             f = concat(*(f[a * q + c] for c in range(q) for a in range(p)))
-        return self._like(f, self.args, sizes=(N, M), blocks=(q, p))
+        ranges = None if self.ranges is None else self.ranges.swap_axes()
+        return self._like(f, self.args, sizes=(N, M), blocks=(q, p), ranges=ranges)
 
     def _diag(self) -> Tensor:
         p, q = self.blocks
         if p != q:
             raise ShapeError(f"the diagonal of {p} x {q} blocks crosses them; only square blocks have it.")
         values = diagonal(self.formula, self.args, sizes=self.sizes, options=self.options)
+        k = torch.arange(self.sizes[0])
+        values = self._in_ranges(values, k, k)
         return values[..., :: q + 1].reshape(*self.shape[:-1])
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
@@ -136,6 +145,7 @@ class KernelOperator(LinearOperator):
             args = _take(self.formula, args, "j", j)
         n = N if j is None else len(j)
         block = _entries(self.formula, args, (len(i), n), self.options)  # (*batch, k, n, p q)
+        block = self._in_ranges(block, i[:, None], torch.arange(N) if j is None else j)
         block = block.expand(*self.shape[:-2], *block.shape[-3:]).unflatten(-1, (p, q))
         if a is not None:
             k = torch.arange(len(i), device=idx.device)
@@ -144,6 +154,13 @@ class KernelOperator(LinearOperator):
             k = torch.arange(n, device=idx.device)
             return block.squeeze(-2)[..., :, k, c]
         return block.reshape(*self.shape[:-2], len(i), n * q)
+
+    def _in_ranges(self, values: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """Values (..., p q) at pairs of points, with 0 outside of the ranges."""
+        if self.ranges is None:
+            return values
+        kept = self.ranges.contains(i, j).to(values.device)
+        return torch.where(kept[..., None], values, values.new_zeros(()))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -159,7 +176,7 @@ class KernelOperator(LinearOperator):
     def _merge(self, other: LinearOperator) -> LinearOperator | None:
         if not isinstance(other, KernelOperator) or other.blocks != self.blocks or other.sizes != self.sizes:
             return None
-        if other.options != self.options:
+        if other.options != self.options or other.ranges is not self.ranges:
             return None
         f, args = _append(self.formula, self.args, other.formula, other.args)
         return self._like(f, args, symmetric=self.symmetric and other.symmetric, psd=self.psd and other.psd)

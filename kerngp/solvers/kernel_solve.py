@@ -11,6 +11,7 @@ from ..engine.arrays import adopt, kind_of, restore
 from ..engine.autodiff import transpose, vjp
 from ..engine.expr import Expr, const, postorder, variables
 from ..engine.ops import concat, value_of, zero
+from ..engine.ranges import Ranges
 from ..errors import FormulaError, OptionError, ShapeError
 from .cg import CG
 from .checks import require_square
@@ -110,8 +111,11 @@ class KernelSolve:
         preconditioner: LinearOperator | Recipe | None = None,
         callback: Callable[[Progress], Any] | None = None,
         on_fail: str = "warn",
+        ranges: Ranges | tuple | None = None,
     ) -> Any:
         """Solve, with ``args`` the arrays of all variables in order; see `kernel_solve` for the rest.
+
+        ``ranges`` are blocks of pairs (i, j); K is 0 elsewhere.
 
         Returns
         -------
@@ -123,8 +127,16 @@ class KernelSolve:
         tensors = _adopted(args)
         target = tensors[self.index]
         q = self.blocks[1]
+        if ranges is not None and self.axis == 0:
+            ranges = Ranges.of(ranges).swap_axes()
         operator = KernelOperator(
-            self.matrix, tensors, self._sizes(tensors), symmetric=True, psd=True, blocks=self.blocks
+            self.matrix,
+            tensors,
+            self._sizes(tensors),
+            symmetric=True,
+            psd=True,
+            blocks=self.blocks,
+            ranges=ranges,
         )
         # a row of b is one block of unknowns, or (for a scalar kernel) one unknown in several systems
         rhs = target if q == 1 else target.reshape(*target.shape[:-2], -1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..engine.arrays import adopt, is_number, kind_of, restore
+from ..engine.arrays import adopt, is_array, is_number, kind_of, restore
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
 
@@ -25,7 +25,8 @@ Tensor = torch.Tensor
 class LinearOperator(ABC):
     """A matrix of shape (*batch, M, N), real, immutable.
 
-    Operators combine with ``+``, ``-`` and multiplication by a number; ``A @ b`` applies one.
+    Operators combine with ``+``, ``-`` and multiplication by a number; ``A @ b`` applies one,
+    ``A @ B`` applies one after the other.
     ``A + alpha * identity(n)`` adds to the diagonal. An operator of rank 2 is accepted by
     ``scipy.sparse.linalg.aslinearoperator`` and by SciPy's solvers as it is.
 
@@ -170,9 +171,11 @@ class LinearOperator(ABC):
 
     def __matmul__(self, b: Any) -> Any:
         if isinstance(b, LinearOperator):
-            raise FormulaError(
-                "products of operators are not formed; apply them one after the other: A @ (B @ b)."
-            )
+            from .product import compose
+
+            return compose(self, b)
+        if not is_array(b) and hasattr(b, "__rmatmul__"):
+            return NotImplemented  # it knows how to become an operator
         return self.matmul(b)
 
     def __rmatmul__(self, b: Any) -> Any:

@@ -15,11 +15,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 
 from kerngp.engine.backends import cuda, headers
+from kerngp.engine.backends.cuda_tune import Tuner
 
 HERE = Path(__file__).with_name("emulation")
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-w", "-ffp-contract=off"]
@@ -108,9 +110,23 @@ def cached_kernels(source: str) -> bytes:
 
 
 @functools.cache
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def device() -> cuda.Device:
     """The emulated device; its memory is the CPU's."""
     load_driver()
     return cuda.Device(
-        0, torch.device("cpu"), "sm_90", 4, cached_kernels, lambda: 0, lambda: 1 << 30, lambda: True
+        0,
+        torch.device("cpu"),
+        "sm_90",
+        4,
+        cached_kernels,
+        lambda: 0,
+        lambda: 1 << 30,
+        lambda: True,
+        Tuner("emulated sm_90", seconds),
     )

@@ -8,7 +8,7 @@ from kerngp.engine import ops
 from kerngp.engine.cuda_choice import choose_cuda
 from kerngp.engine.expr import Expr, Vi, Vj
 from kerngp.engine.plan import Output
-from kerngp.engine.reductions import ARGMIN, KMIN, LOGSUMEXP, SUM, Reduction
+from kerngp.engine.reductions import ARGMAX, ARGMIN, KMIN, LOGSUMEXP, SUM, Reduction
 from kerngp.engine.symmetry import halve
 
 
@@ -30,9 +30,24 @@ TABLE = [
     (gaussian(3, 8), SUM, LARGE, "float32", "default", "mma", "many pairs"),
     (gaussian(100, 8), SUM, LARGE, "float32", "default", "mma", "many pairs"),
     (-q(3), LOGSUMEXP, LARGE, "float32", "default", "mma", "many pairs"),
-    (q(3), ARGMIN, LARGE, "float32", "default", "tile", "smooth"),
-    (q(100), ARGMIN, LARGE, "float32", "default", "mma", "many pairs"),
-    (q(100), KMIN(5), LARGE, "float32", "default", "mma", "many pairs"),
+    (
+        gaussian(20) * (Vi(0, 20) - Vj(1, 20)),
+        SUM,
+        LARGE,
+        "float32",
+        "default",
+        "mma",
+        "differences, as columns",
+    ),
+    (gaussian(20) * (Vi(0, 20) - Vj(1, 20)), SUM, LARGE, "float32", "exact", "tile", "exact"),
+    (q(3), ARGMIN, LARGE, "float32", "default", "mma", "candidates"),
+    (-q(3), ARGMAX, LARGE, "float32", "default", "mma", "candidates"),
+    (q(3), ARGMIN, (10**5, 10**4), "float32", "default", "tile", "candidates"),
+    (q(3), KMIN(10), LARGE, "float32", "default", "tile", "candidates"),
+    (q(2), ARGMIN, LARGE, "float32", "default", "tile", "smooth"),
+    (ops.sqrt(q(100)), ARGMIN, LARGE, "float32", "default", "tile", "smooth"),
+    (q(100), ARGMIN, LARGE, "float32", "default", "mma", "candidates"),
+    (q(100), KMIN(3), LARGE, "float32", "default", "mma", "candidates"),
     (ops.exp(-ops.norm2(Vi(0, 3) - Vj(1, 3))), SUM, LARGE, "float32", "default", "tile", "smooth"),
     (ops.exp(-ops.total(abs(Vi(0, 3) - Vj(1, 3)))), SUM, LARGE, "float32", "default", "tile", "smooth"),
 ]

@@ -15,7 +15,7 @@ from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import map_reduce
 from kerngp.engine.plan import Output
 from kerngp.engine.planner import prepare
-from kerngp.engine.reductions import ARGMIN, KMIN_ARGKMIN, LOGSUMEXP, MIN, SUM
+from kerngp.engine.reductions import ARGMIN, KMIN_ARGKMIN, LOGSUMEXP, MAX_ARGMAX, MIN, MIN_ARGMIN, SUM
 from kerngp.options import Options
 
 CUDA = Options(backend="cuda")
@@ -32,6 +32,7 @@ def gaussian(D: int) -> Expr:
 @pytest.fixture(autouse=True)
 def _small_calls_too(mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_choice, "TENSOR_ABOVE", 1)
+    monkeypatch.setattr(cuda_choice, "SELECT_ABOVE", 0)
 
 
 @pytest.fixture
@@ -79,10 +80,73 @@ def test_logsumexp(D: int, guarded) -> None:
     assert guarded
 
 
-@pytest.mark.parametrize("r", [MIN, ARGMIN, KMIN_ARGKMIN(3)], ids=repr)
-def test_selections_of_long_vectors(r, guarded) -> None:
-    args = arguments(q(40), 70, 900, torch.float32, scale=40**-0.5)
-    assert_matches_reference(q(40), r, args, options=CUDA, tol=512)
+SELECTIONS = [MIN, ARGMIN, MIN_ARGMIN, MAX_ARGMAX, KMIN_ARGKMIN(3)]
+
+
+def both(f: Expr, r, args) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Results with tensor cores, and with differences alone."""
+    found = [map_reduce(f, r, args, options=o) for o in (CUDA, Options("cuda", "exact"))]
+    return tuple([x] if isinstance(x, torch.Tensor) else list(x) for x in found)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e9])
+@pytest.mark.parametrize("r", SELECTIONS, ids=repr)
+@pytest.mark.parametrize("D", [3, 10, 40])
+def test_selections_are_exact(D: int, r, scale: float, guarded) -> None:
+    """Bit for bit those of the form with differences, at any scale, ties among them."""
+    x, y = arguments(q(D), 70, 900, torch.float32, scale=scale)
+    y[300:600] = y[:300]  # the smaller column wins
+    x[:20] = y[5:25]
+    got, want = both(q(D), r, (x, y))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert len(guarded) == 1
+
+
+@pytest.mark.parametrize(("M", "N"), [(1, 1), (1, 3), (7, 33), (33, 31), (130, 65), (65, 1000)])
+def test_selections_at_tails_and_in_batches(M: int, N: int, guarded) -> None:
+    for batch in ({}, {0: (2,), 1: (2,)}):
+        for r in (MAX_ARGMAX, KMIN_ARGKMIN(1)):
+            got, want = both(q(5), r, arguments(q(5), M, N, torch.float32, batch=batch))
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert len(guarded) == 4
+
+
+def test_near_ties_far_below_the_error_of_the_products(guarded) -> None:
+    """Points a few roundings apart on a wide ring: many candidates, still the exact nearest."""
+    angle = torch.linspace(0, 6.28, 500, dtype=torch.float64)
+    ring = torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)
+    y = (100 + 10 * ring.repeat(4, 1) + 1e-5 * torch.randn(2000, 3, dtype=torch.float64)).float()
+    x = (100 + 10 * ring[::5]).float()
+    got, want = both(q(3), MIN_ARGMIN, (x, y))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)) and guarded
+
+
+@pytest.mark.parametrize("margin", [True, False])
+def test_products_may_be_off_by_their_error(mock, monkeypatch, guarded, margin: bool) -> None:
+    """Distances shifted by what tensor cores may be off: the limit makes up for it; without it, it shows."""
+    from dataclasses import replace
+
+    import emulator
+
+    from kerngp.engine.render import cuda_candidates
+
+    if not margin:
+        monkeypatch.setattr(cuda_candidates, "WORD_ERROR", 0.0)
+        monkeypatch.setattr(cuda_candidates, "PART_ERROR", 0.0)
+
+    def compile(source: str) -> bytes:
+        # the sign depends on the column, so that neighbours change places
+        shift = "(lane32 % 2 ? 1.0f : -1.0f) * 0.9f * 2.8e-6f * 32.0f"
+        return emulator.compile_kernels(
+            source.replace("[4] = {0, 0, 0, 0};", f"[4] = {{{', '.join([shift] * 4)}}};")
+        )
+
+    device = replace(mock, compile=compile, multiprocessors=1)  # each block sees all columns
+    monkeypatch.setattr(cuda, "device_of", lambda place: device)
+    y = torch.rand(3000, 3)
+    y = torch.cat([y, y.roll(2, 0) + 1e-5 * torch.randn(3000, 3)])  # twins in columns of other lanes
+    got, want = both(q(3), ARGMIN, (torch.rand(600, 3), y))
+    assert torch.equal(got[0], want[0]) == margin
     assert guarded
 
 
@@ -106,6 +170,52 @@ def test_columns_and_long_results(E: int, guarded) -> None:
     assert len(guarded) == 2
 
 
+@pytest.fixture
+def as_columns(guarded, monkeypatch) -> list[int]:
+    """One entry for each sum of differences computed as columns."""
+    seen: list[int] = []
+    run = cuda._guarded
+    monkeypatch.setattr(cuda, "_guarded", lambda c, *a: (c.moments and seen.append(1)) or run(c, *a))
+    return seen
+
+
+@pytest.mark.parametrize("batch", [{}, {0: (2,), 1: (2,)}])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda D: gaussian(D) * (Vi(0, D) - Vj(1, D)),
+        lambda D: -(gaussian(D) * Vj(2, 1)) * Vi(3, 1) * (Vj(1, D) - Vi(0, D)),
+        lambda D: (
+            ops.exp(-ops.sqdist(Vi(0, D) * Pm(2, D), Vj(1, D) * Pm(2, D)))
+            * (Vi(0, D) * Pm(2, D) - Vj(1, D) * Pm(2, D))
+            * Pm(2, D)
+        ),
+    ],
+)
+def test_sums_of_differences(f, batch, as_columns) -> None:
+    g = f(33)
+    args = arguments(g, 70, 90, torch.float32, scale=0.2, batch=batch)
+    assert_matches_reference(g, SUM, args, options=CUDA, tol=512)
+    assert as_columns
+
+
+def test_gradients_of_long_vectors(as_columns) -> None:
+    """In x and in y, against float64, also far from the origin; data too wide take differences."""
+    f = ops.matern52_profile(q(40)) * Vj(2, 1)
+    for shift, wide in ((0.0, 1.0), (30.0, 1.0), (0.0, 100.0)):
+        x, y, b = arguments(f, 60, 80, torch.float32, scale=0.3)
+        x, y = x + shift, y + shift
+        y[7] *= wide
+        found = []
+        for dtype, options in ((torch.float32, CUDA), (torch.float64, Options(backend="reference"))):
+            args = [t.to(dtype).requires_grad_() for t in (x, y, b)]
+            out = map_reduce(f, SUM, args, options=options)
+            found.append(torch.autograd.grad(out.sum(), args))  # type: ignore[union-attr]
+        for got, want in zip(*found, strict=True):
+            assert float((got - want).norm() / want.norm()) < 1e-5
+    assert len(as_columns) == 6
+
+
 @pytest.mark.parametrize("batch", [{0: (3,)}, {0: (2, 1), 1: (3,)}, {2: (2,)}])
 def test_batches(batch, guarded) -> None:
     f = gaussian(3) * Vj(2, 1)
@@ -121,9 +231,9 @@ def test_the_tensor_kernel_itself_gives_the_result(guarded, monkeypatch) -> None
     want = map_reduce(f, SUM, args, options=CUDA)
     run = cuda._execute
 
-    def skip(ready, outputs, a, g, device, arrays=None, check=(0, 0)):
+    def skip(ready, outputs, a, g, device, arrays=None, check=(0, 0), tune=False):
         if ready.plan.schedule.tensor:
-            return run(ready, outputs, a, g, device, arrays, check)
+            return run(ready, outputs, a, g, device, arrays, check, tune)
         return [tuple(own) for own in arrays]
 
     monkeypatch.setattr(cuda, "_execute", skip)
@@ -178,7 +288,8 @@ def test_exact_precision_and_float64_do_not_come_here(guarded, dtype: torch.dtyp
     ("f", "r"),
     [
         (ops.exp(-ops.norm2(Vi(0, 3) - Vj(1, 3))), SUM),  # a square root magnifies the error at 0
-        (q(3), ARGMIN),  # near ties of short vectors
+        (q(2), ARGMIN),  # too many near ties
+        (ops.sqrt(q(3)), ARGMIN),  # the error of its value is not known
         (ops.exp(-q(3)) * ops.exp(-ops.total(abs(Vi(0, 3) - Vj(1, 3)))), SUM),
         (ops.exp(-q(3) * Pm(2, 1)), SUM),  # how far the parameter magnifies is not known
         (ops.dot(Vi(0, 3), Vj(1, 3)), SUM),

@@ -38,9 +38,46 @@ ATTRIBUTES = {
     "elem_t": lambda d: [(4, 1), (1, 0), (40, 39)] if d == 1 else [],
     "extract": lambda d: [(0, d), (d // 3, max(1, d // 2))],
     "extract_t": lambda d: [(0, d), (2, d + 5)],
+    "alternate": lambda d: [(0,), (1,)],
+    "gather": lambda d: [(n, d // n) for n in (d, d // 2) if n > 1 and d % n == 0],
+    "round": lambda d: [(0,), (1,), (-1,)],
+    "sinxdivx": lambda d: [(n,) for n in range(4)],
+    "polygamma": lambda d: [(n,) for n in range(3)],
+    "one_hot": lambda d: [(1,), (3,), (40,)] if d == 1 else [],
+    "contract": lambda d: CONTRACTIONS[d],
 }
+# (lengths of the indices, indices of a, of b, of the result), for arguments of dim 1, 2, ...
+CONTRACTIONS = {
+    1: [((1,), (0,), (0,), ())],
+    2: [((2,), (0,), (0,), ()), ((2, 2), (0,), (1,), (1, 0))],
+    3: [((3,), (0,), (0,), (0,)), ((3, 3), (0,), (1,), (0, 1))],
+    4: [((2, 2), (0, 1), (1, 0), (1,)), ((2, 2, 2), (0, 1), (1, 2), (2, 0))],
+    40: [
+        ((8, 5), (0, 1), (1, 0), ()),
+        ((8, 5, 8), (0, 1), (1, 2), (2, 0)),
+        ((5, 2, 2, 2), (0, 1, 2, 3), (0, 3, 2, 1), (1,)),
+    ],
+}
+# Dims of the arguments of ops that are not elementwise, where they are not all equal.
+PATTERNS = {
+    "alternate": lambda d: [(2 * d,)],
+    "gather": lambda d: [(d, 1)],
+    "concat": lambda d: [(d, d), (1, d)],
+    "softdtw": lambda d: [(d, 2, 1)],
+    "softdtw_gradient": lambda d: [(d, 2, 1)],
+    "softdtw_curvature": lambda d: [(d, 2, 1, d + 3)],
+}
+ONCE = {"softdtw_gradient"}  # differentiable once, but not in forward mode
+NEVER = {"softdtw_curvature"}
 # Ops defined on one side of zero only; all others are tried on both signs.
-POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_profile", "pow"}
+POSITIVE = {"log", "sqrt", "rsqrt", "exp_scaled", "matern32_profile", "matern52_profile", "pow"} | {
+    "xlogx",
+    "log1p",
+    "lgamma",
+    "polygamma",
+    "gather",
+    *(name for name in OPS if name.startswith("softdtw")),
+}
 NEGATIVE = {"exp_nonpos"}
 # Of these, the ones that promise nothing on the other side, not even NaN.
 CONTRACTS = {"exp_scaled", "matern32_profile", "matern52_profile"} | NEGATIVE
@@ -55,7 +92,7 @@ def dim_patterns(name: str, dim: int) -> list[tuple[int, ...]]:
     """All arguments of dim D, and each one in turn of dim 1."""
     arity = OPS[name].arity
     if not is_elementwise(name):
-        return [(dim,)] if arity == 1 else [(dim,) * arity, (1, dim)]
+        return PATTERNS[name](dim) if name in PATTERNS else [(dim,) * arity]
     whole = [(dim,) * arity]
     return whole + [tuple(1 if k == at else dim for k in range(arity)) for at in range(arity) if arity > 1]
 
@@ -89,7 +126,7 @@ def combined(name: str, dim: int) -> Expr | None:
 
 
 def test_table_is_not_empty() -> None:
-    assert len(OPS) >= 35
+    assert len(OPS) >= 60
     assert {"exp", "log", "sin", "sum", "concat", "ifelse", "powi"} <= set(OPS)
 
 
@@ -97,7 +134,7 @@ def test_table_is_not_empty() -> None:
 def test_record_is_complete(name: str) -> None:
     op = OPS[name]
     assert op.name == name and op.arity >= 1 and op.doc
-    assert op.code is not None or op.pieces is not None or name == "sum"
+    assert [op.code, op.pieces, op.lower].count(None) == 2
     assert any(formulas(name, d) for d in DIMS), f"give {name} example attributes in ATTRIBUTES"
 
 
@@ -146,7 +183,7 @@ def test_special_values(arity: int, dtype: torch.dtype, launches) -> None:
     assert launches.compiled == sum(map(bool, groups.values()))
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER))
 def test_gradients(name: str) -> None:
     """First and second derivatives of the sum over j at random points away from the kinks."""
     for f in formulas(name, 2) or formulas(name, 1):
@@ -155,7 +192,7 @@ def test_gradients(name: str) -> None:
             assert_gradients(f, args, second=f.dim <= 2)
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER))
 def test_gradient_in_generated_code(name: str, launches) -> None:
     """The formulas of the gradients, all arguments at once, compiled."""
     f = combined(name, 2) or combined(name, 1)
@@ -179,7 +216,7 @@ def test_gradient_in_generated_code(name: str, launches) -> None:
     assert launches.compiled == 1 + any(g is not None for g in want)
 
 
-@pytest.mark.parametrize("name", sorted(OPS))
+@pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER - ONCE))
 def test_jvp(name: str) -> None:
     for dim in (1, 3):
         for f in formulas(name, dim):
@@ -195,7 +232,7 @@ def test_rewrites_preserve_values(name: str) -> None:
             assert_same_values(f, simple, args, (3, 4))
             assert_same_values(f, rewrite.strengthen(simple), args, (3, 4))
             # and of the derivative, which holds more to simplify
-            for g in vjp(f, ops.sin(f), variables(f)):
+            for g in () if name in NEVER else vjp(f, ops.sin(f), variables(f)):
                 if g is not None:
                     assert_same_values(g, rewrite.simplify(g), args, (3, 4))
 

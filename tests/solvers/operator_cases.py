@@ -126,6 +126,13 @@ class OperatorCase:
         assert isinstance(out, np.ndarray)
         self.close(torch.from_numpy(out), dense @ torch.from_numpy(b), 10)
 
+    def test_product_with_its_transpose(self):
+        operator, dense = self.pair()
+        square = operator @ operator.T
+        b = self.random(dense.shape[-2], 2)
+        self.close(square @ b, dense @ (dense.mT @ b), 100)
+        self.close(square.diag(), (dense * dense).sum(-1), 100)
+
     def test_scale(self):
         operator, dense = self.pair()
         b = self.random(dense.shape[-1], 2)
@@ -211,8 +218,8 @@ class OperatorCase:
             operator + 1.0
         with pytest.raises(FormulaError, match="expected a number"):
             operator * torch.zeros(n)
-        with pytest.raises(FormulaError, match="one after the other"):
-            operator @ operator.T
+        with pytest.raises(ShapeError, match="cannot multiply operators"):
+            operator @ Dense(torch.zeros(n + 1, 1, dtype=torch.float64))
         with pytest.raises(ShapeError, match="cannot add"):
             operator + Dense(torch.zeros(1, 1, dtype=torch.float64))
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from operator_cases import OperatorCase
 
+from kerngp.engine.expr import Vi, Vj
+from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import DeviceError, DTypeError, FormulaError, ShapeError
-from kerngp.solvers import AddedDiagonal, Dense, Diagonal, as_operator, cast, identity
+from kerngp.solvers import AddedDiagonal, Dense, Diagonal, KernelOperator, as_operator, cast, identity, solve
 from kerngp.solvers.operator import Scaled, Sum
 from kerngp.solvers.preconditioners.rpcholesky import LowRank, LowRankInverse
 
@@ -42,6 +44,37 @@ class TestDensePsd(OperatorCase):
 
     def evaluate(self, operator):
         return operator.matrix
+
+
+class TestProduct(OperatorCase):
+    def create(self):
+        return Dense(leaf(6, 3)) @ Dense(leaf(3, 4, seed=1)) @ Diagonal(leaf(4, seed=2))
+
+    def evaluate(self, operator):
+        A, B, d = operator.tensors
+        return A @ B @ torch.diag(d)
+
+
+class TestSquare(OperatorCase):
+    def create(self):
+        A = Dense(leaf(2, 5, 5).detach(), symmetric=True)
+        A = Dense((A.matrix + A.matrix.mT).requires_grad_(), symmetric=True)
+        return A @ A
+
+    def evaluate(self, operator):
+        return operator.tensors[0] @ operator.tensors[0]
+
+
+class TestGram(OperatorCase):
+    def create(self):
+        x, y = leaf(5, 2), leaf(7, 2, seed=1)
+        K = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, y))
+        return K.T @ K
+
+    def evaluate(self, operator):
+        x, y = operator.tensors
+        K = torch.exp(-(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") ** 2))
+        return K.mT @ K
 
 
 class TestDiagonal(OperatorCase):
@@ -201,3 +234,30 @@ def test_messages():
 def test_integers_are_converted():
     A = Dense(torch.eye(3, dtype=F))
     assert (A @ torch.tensor([1, 2, 3])).dtype == F
+
+
+def test_products_are_tagged_where_that_can_be_seen() -> None:
+    x, y = torch.randn(5, 2, dtype=F), torch.randn(7, 2, dtype=F)
+    K = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, y))
+    L = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x + 1.0, y))
+    P = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, x), psd=True)
+    S = Dense(-torch.eye(5, dtype=F), symmetric=True)
+    for A, tags in (
+        (K.T @ K, (True, True)),
+        (K @ K.T, (True, True)),
+        (K.T @ (P @ K), (True, True)),
+        (K.T @ S @ K, (True, False)),
+        (K.T @ L, (False, False)),
+        (P @ P, (True, True)),
+        (P @ S, (False, False)),
+    ):
+        assert (A.symmetric, A.psd) == tags
+    with pytest.raises(DTypeError, match="cannot multiply"):
+        K @ cast(K.T, torch.float32)
+
+
+def test_solving_with_a_gram_matrix() -> None:
+    x, y = torch.randn(30, 2, dtype=F), torch.randn(20, 2, dtype=F)
+    K = KernelOperator(exp(-sqdist(Vi(0, 2), Vj(1, 2))), (x, y))
+    A, b = K.T @ K + 0.1 * identity(20), torch.randn(20, dtype=F)
+    torch.testing.assert_close(solve(A, b).x, torch.linalg.solve(A.dense(), b), rtol=1e-4, atol=1e-5)

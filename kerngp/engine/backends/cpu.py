@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +26,12 @@ from ..reduction import over_rows, typed
 from ..rewrite import Facts
 from ..threads import parallel
 from . import reference
-from .halves import halved, joined, side
-from .layout import LINE, Layout, layout
+from .halves import halved, joined, side, without_pairs
+from .layout import LINE, Layout, Walk, group_rows, layout
 
 Tensor = torch.Tensor
 name = "cpu"
+LOG = logging.getLogger("kerngp")
 
 HALVE_ABOVE = 1024  # symmetric sums of more points visit each pair once
 NEAR = 2e-5  # up to this error of an expanded squared distance the origin serves as centre
@@ -43,7 +46,7 @@ def run(
     if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
         wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
-    if 0 in (g.M, g.N, *g.batch):
+    if g.pairs == 0:
         return reference.run(outputs, args, g, options.memory_limit)
     results: dict[int, tuple[Tensor, ...]] = {}
     for group in passes(outputs):
@@ -121,8 +124,10 @@ def binary(plan: Plan) -> Binary:
     from ..render.tile import render
     from . import jit
 
+    start = time.perf_counter()
     target = jit.host_target()
     library = jit.load(jit.compile_ir(render(plan, target.triple), target))
+    LOG.info("cpu kernel ready after %.2f s: %s", time.perf_counter() - start, plan)
     return Binary(plan, library.function("pack", 3), library.function("tile", 6))
 
 
@@ -136,7 +141,7 @@ def _plan_call(
 ) -> list | None:
     form, exchanged = normal(outputs)
     if exchanged:
-        g = replace(g, M=g.N, N=g.M)
+        g = g.exchanged()
     if not _has_form(form):
         return None
     count = len(args)
@@ -146,7 +151,8 @@ def _plan_call(
         count = len(args)
     centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
     facts = _facts(form, args)
-    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts)
+    ranged = g.ranges is not None
+    ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts, ranged)
     if ready is None:
         return None
     results = _execute(ready, form, (*args, *(centres or ())), g, options)
@@ -201,12 +207,16 @@ def _execute(
     signal = _signal(ready, args, g)
     kept = max([o.reduction.k for o in outputs])
     threads = options.threads or torch.get_num_threads()
-    lay = layout(plan, g, shapes_of(args), None if signal is None else shapes_of((signal,))[0], kept, threads)
+    walk, tables = _walk(plan, g)
+    shape = None if signal is None else shapes_of((signal,))[0]
+    lay = layout(plan, replace(g, ranges=None), shapes_of(args), shape, kept, threads, walk)
     ctx = lay.record.from_buffer_copy(lay.numbers)
     for slot, k in lay.bind:
         ctx[slot] = args[k].data_ptr()
     if signal is not None:
         ctx[lay.signal] = signal.data_ptr()
+    for slot, table in zip(lay.walk, tables, strict=True):
+        ctx[slot] = table.data_ptr()
     work = torch.empty(lay.work, dtype=torch.uint8)
     base = -(-work.data_ptr() // LINE) * LINE
     ctx[lay.records], ctx[lay.scratch] = base, base + lay.scratch_at
@@ -220,6 +230,14 @@ def _execute(
         ctx[lay.sums_slot] = sums.data_ptr()
     _run_threads(code, lay, ctypes.addressof(ctx))
     return _finish(ready, outputs, args, g, arrays, sums, lay.splits)
+
+
+def _walk(plan: Plan, g: Geometry) -> tuple[Walk | None, tuple[Tensor, ...]]:
+    """For blocks of pairs: what the layout needs to know of them, and the tables the kernel reads."""
+    if g.ranges is None:
+        return None, ()
+    tables = g.ranges.i.work(group_rows(plan), g.device)
+    return Walk(len(tables[0]), g.ranges.pairs), tables
 
 
 def _run_threads(code: Binary, lay: Layout, ctx: int) -> None:
@@ -270,7 +288,8 @@ def _finish(
         value = value.reshape(*g.batch, g.N, task.core.dim)
         if post is not None:
             value = value * side(post, args, g).double()
-        results.append((value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),))
+        value = value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim)
+        results.append(without_pairs(o, (value,), g))
     return results
 
 
@@ -281,6 +300,7 @@ def _row_result(o: Output, arrays: list[Tensor], g: Geometry, splits: int) -> tu
         state = tuple([a[0] for a in arrays])
         for part in range(1, splits):
             state = r.merge(r, state, tuple([a[part] for a in arrays]))
+    state = without_pairs(o, state, g, state=True)
     if o.axis == "ij":
         state = over_rows(r, state)
     return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])

@@ -10,9 +10,11 @@ from __future__ import annotations
 import array
 import ctypes
 import functools
+import logging
 import math
 import struct
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,17 +35,19 @@ from ..render.cuda_tile import PACK_THREADS
 from . import nvrtc, reference
 from .cuda_host import run_in_pieces
 from .cuda_layout import CudaLayout, cuda_layout
-from .halves import halved, joined, side
+from .cuda_tune import Tuner, tuned
+from .halves import halved, joined, side, without_pairs
 
 Tensor = torch.Tensor
 name = "cuda"
+LOG = logging.getLogger("kerngp")
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
 SLICE = 8  # components of a long value in one launch, if it is not summed
-NORM_LIMIT = (
-    128.0  # largest squared distance from the centre that tensor cores take, in units of the exponent
-)
+# Largest squared distance from the centre that tensor cores take: in units of the exponent; of selections,
+# which scale by it.
+NORM_LIMIT, SELECT_LIMIT = 128.0, 2.0**60
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,8 @@ class Device:
         Bytes that data moved there for a call may take.
     is_current : callable () -> bool
         Whether it is the calling thread's current device.
+    tuner : Tuner
+        How it measures, where that is asked for.
     """
 
     ordinal: int
@@ -77,6 +83,7 @@ class Device:
     stream: Callable[[], int]
     room: Callable[[], int]
     is_current: Callable[[], bool]
+    tuner: Tuner
 
 
 # ---------------------------------------------------------------- the device
@@ -147,7 +154,19 @@ def _device(ordinal: int) -> Device:
         lambda: current(ordinal),
         lambda: torch.cuda.mem_get_info(ordinal)[0] // 2,
         lambda: chosen() == ordinal,
+        Tuner(f"{properties.name} {arch}", functools.partial(_seconds, ordinal), (driver().Error,)),
     )
+
+
+def _seconds(ordinal: int, work: Callable[[], Any]) -> float:
+    """How long the device works on what is launched; waits for it."""
+    with torch.cuda.device(ordinal):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def usable(place: torch.device) -> bool:
@@ -234,7 +253,9 @@ def kernels(plan: Plan, device: Device) -> Kernels:
     """Render, compile (or find in the cache) and load a plan."""
     from ..render.cuda_tile import render
 
+    start = time.perf_counter()
     image = device.compile(render(plan))
+    LOG.info("cuda kernel ready after %.2f s: %s", time.perf_counter() - start, plan)
     with _LOCK, _active(device.ordinal):
         module = _immortal(driver().module_from_buffer(image))
         names = ("pack", "tile", "merge", *(("split",) if plan.schedule.tensor else ()))
@@ -290,12 +311,13 @@ def run(
     if g.dtype in (torch.float16, torch.bfloat16):  # 16-bit floats are storage only
         wide = run(outputs, tuple(a.float() for a in args), replace(g, dtype=torch.float32), options)
         return [tuple(x.to(g.dtype) if x.is_floating_point() else x for x in out) for out in wide]
-    if 0 in (g.M, g.N, *g.batch):
+    if g.pairs == 0:
         return reference.run(outputs, args, g, options.memory_limit)
     device = device_of(g.device if g.device.type == "cuda" else _ANY)
-    found = _recipe(outputs, shapes or shapes_of(args), g, device, options.precision)
-    if found is not None:
-        return [_follow(found, args, g, device)]
+    if not options.autotune and g.ranges is None:
+        found = _recipe(outputs, shapes or shapes_of(args), g, device, options.precision)
+        if found is not None:
+            return [_follow(found, args, g, device)]
     if g.device.type != device.place.type:
         move: Any = lambda o, a, piece: run(o, a, piece, options)  # noqa: E731
         return run_in_pieces(outputs, args, g, device.place, device.room(), move)
@@ -375,38 +397,44 @@ def _pass(
     options: Options,
 ) -> list[tuple[Tensor, ...]]:
     """One launch for all outputs of a group; else one for each; else the definition."""
-    found = _generated(tuple([outputs[k] for k in group]), args, g, device, options.precision)
+    found = _generated(tuple([outputs[k] for k in group]), args, g, device, options)
     if found is not None:
         return found
     first, *others = group
-    if others:
-        return [_pass((k,), outputs, args, g, device, options)[0] for k in group]
+    if others:  # the results for i, then those for j; else each alone
+        apart = [tuple(k for k in group if (outputs[k].axis == "i") is turned) for turned in (False, True)]
+        results: dict[int, tuple[Tensor, ...]] = {}
+        for part in apart if all(apart) else [(k,) for k in group]:
+            results.update(zip(part, _pass(part, outputs, args, g, device, options), strict=True))
+        return [results[k] for k in group]
     o = outputs[first]
     parts = slices(o, SLICE) if o.reduction.code != "sum" else None
     if parts is not None:
-        results = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
-        return [tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])]
+        found = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
+        return [tuple([torch.cat(values, -1) for values in zip(*found, strict=True)])]
     return reference.run((o,), args, g, options.memory_limit)
 
 
 def _generated(
-    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device, precision: str
+    outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, device: Device, options: Options
 ) -> list[tuple[Tensor, ...]] | None:
     form, exchanged = normal(outputs)
     if exchanged:
-        g = replace(g, M=g.N, N=g.M)
+        g = g.exchanged()
     half = halved(form, args, g, cuda_choice.HALVE_ABOVE)
     sizes = (len(args), g.M, g.N, math.prod(g.batch))
-    choice = cuda_choice.choose_cuda(form, *sizes, _name(g), precision, device.arch, half)
+    ranged = g.ranges is not None
+    choice = cuda_choice.choose_cuda(form, *sizes, _name(g), options.precision, device.arch, half, ranged)
     if choice is None:
         return None
+    tune = options.autotune
     if choice.half is not None:
         both = (*args, *(args[k] for k in choice.half.copies))
-        results = _execute(choice.ready, choice.half.outputs, both, g, device)
+        results = _execute(choice.ready, choice.half.outputs, both, g, device, tune=tune)
         return [(joined(choice.half, results, args, outputs[0].expr.dim, g),)]
     if choice.aside is not None:
-        return _guarded(choice.ready, choice.aside, form, args, g, device)
-    return _execute(choice.ready, form, args, g, device)
+        return _guarded(choice, choice.aside, form, args, g, device, tune)
+    return _execute(choice.ready, form, args, g, device, tune=tune)
 
 
 def _name(g: Geometry) -> str:
@@ -414,26 +442,37 @@ def _name(g: Geometry) -> str:
 
 
 def _guarded(
-    fast: Prepared,
+    choice: cuda_choice.Choice,
     exact: Prepared,
     outputs: tuple[Output, ...],
     args: tuple[Tensor, ...],
     g: Geometry,
     device: Device,
+    tune: bool,
 ) -> list[tuple[Tensor, ...]]:
     """Tensor cores, and differences where norms about the centre are too large for them.
 
     Both are launched and one returns at once, told by a word on the device: the host does not wait.
     """
+    fast, m = choice.ready, choice.moments
     (distance,) = expandable(outputs, 0)
     u, v = distance.args[0].args[0].args
     centre = side(v if "j" in v.axes else u, args, g).mean(-2)
-    limit = NORM_LIMIT / max(1.0, abs(form_of(fast.plan).scale))
+    limit = SELECT_LIMIT
+    if all(t.exact is None for t in fast.plan.tasks):
+        limit = NORM_LIMIT / max(1.0, abs(form_of(fast.plan).scale))
     word = torch.zeros(1, dtype=torch.int32, device=g.device)
     check = (word.data_ptr(), struct.unpack("i", struct.pack("f", limit))[0])
     arrays: list[list[Tensor]] = []
-    _execute(fast, outputs, (*args, centre), g, device, arrays, check)
-    return _execute(exact, outputs, args, g, device, arrays, check)
+    if m is None:
+        _execute(fast, outputs, (*args, centre), g, device, arrays, check, tune)
+        return _execute(exact, outputs, args, g, device, arrays, check)
+    ((sums,),) = _execute(fast, (m.output,), (*args, centre, centre), g, device, arrays, check, tune)
+    ((plain,),) = _execute(exact, outputs, args, g, device, check=check)
+    total = side(m.own, (*args, centre), g) * sums[..., -1:] - sums[..., :-1]
+    if m.post is not None:
+        total = total * side(m.post, args, g)
+    return [(torch.where(word.view(torch.float32) <= limit, total, plain),)]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -462,6 +501,7 @@ def _execute(
     device: Device,
     arrays: list[list[Tensor]] | None = None,
     check: tuple[int, int] = (0, 0),
+    tune: bool = False,
 ) -> list[tuple[Tensor, ...]]:
     """Allocate, fill in the addresses, launch.
 
@@ -475,32 +515,49 @@ def _execute(
             axes = (*axes[:-1], "p")  # the centre
         args = tuple([_flat(a, axis, g.batch) for a, axis in zip(args, axes, strict=True)])
         g = replace(g, batch=(math.prod(g.batch),))
-    code = kernels(plan, device)
     signal = None if ready.signal is None else _signal(ready.signal, args, g)
     kept = max([o.reduction.k for o in outputs])
     signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
     shape = None if signal is None else shapes_of((signal,))[0]
-    lay = cuda_layout(plan, g, shapes_of(args), shape, kept, signs, device.multiprocessors)
-    numbers = array.array("q", lay.numbers)
-    for slot, k in lay.bind:
-        numbers[slot] = args[k].data_ptr()
-    if signal is not None:
-        numbers[lay.signal] = signal.data_ptr()
-    work = torch.empty(lay.work, dtype=torch.uint8, device=g.device)
-    base = work.data_ptr()
-    for slot, offset in lay.regions:
-        numbers[slot] = base + offset
-    numbers[lay.guard], numbers[lay.guard + 1] = check
-    arrays = [] if arrays is None else arrays
-    if not arrays:
-        arrays += [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in o] for o in lay.outputs]
-    for own, outs in zip(arrays, lay.outputs, strict=True):
-        for a, (slot, _, _) in zip(own, outs, strict=True):
-            numbers[slot] = a.data_ptr()
-    _launch(device, _calls(code, lay), numbers.tobytes())
+    shapes = shapes_of(args)
+    tables = () if g.ranges is None else g.ranges.i.work(plan.schedule.rows_of_range, g.device)
+    groups = len(tables[0]) if tables else 0
+    sizes = replace(g, ranges=None)
+
+    results = [] if arrays is None else arrays
+
+    def layout(plan: Plan) -> CudaLayout:
+        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, groups)
+
+    def launch(plan: Plan) -> None:
+        lay = layout(plan)
+        numbers = array.array("q", lay.numbers)
+        for slot, k in lay.bind:
+            numbers[slot] = args[k].data_ptr()
+        for slot, table in zip(lay.walk, tables, strict=True):
+            numbers[slot] = table.data_ptr()
+        if signal is not None:
+            numbers[lay.signal] = signal.data_ptr()
+        work = torch.empty(lay.work, dtype=torch.uint8, device=g.device)
+        base = work.data_ptr()
+        for slot, offset in lay.regions:
+            numbers[slot] = base + offset
+        numbers[lay.guard], numbers[lay.guard + 1] = check
+        for own, outs in zip(results, lay.outputs, strict=True):
+            for a, (slot, _, _) in zip(own, outs, strict=True):
+                numbers[slot] = a.data_ptr()
+        _launch(device, _calls(kernels(plan, device), lay), numbers.tobytes())
+
+    if not results:
+        found = layout(plan).outputs
+        results += [[torch.empty(shape, dtype=t, device=g.device) for _, shape, t in o] for o in found]
+    if tune and g.ranges is None:
+        about = (g.M, g.N, math.prod(g.batch), 1 if shape is None else shape.shape[-1], kept)
+        plan = tuned(plan, about, device.tuner, lambda p: layout(p).shared, launch)
+    launch(plan)
     return [
         _result(o, own, whole, None if post is None else side(post, args_given, whole))
-        for o, own, post in zip(outputs, arrays, ready.posts, strict=True)
+        for o, own, post in zip(outputs, results, ready.posts, strict=True)
     ]
 
 
@@ -515,12 +572,12 @@ def _result(o: Output, arrays: list[Tensor], g: Geometry, post: Tensor | None) -
         arrays = [a.reshape(*g.batch, *a.shape[1:]) for a in arrays]
     r = o.reduction
     if r.law is not None:
-        state = over_rows(r, tuple(arrays)) if o.axis == "ij" else tuple(arrays)
+        state = without_pairs(o, tuple(arrays), g, state=True)
+        state = over_rows(r, state) if o.axis == "ij" else state
         return tuple([typed(x, kind, g.dtype) for x, kind in zip(r.final(r, state), r.outputs, strict=True)])
     named: dict[str, Tensor] = dict(zip(("value", "index"), arrays, strict=False))
-    if o.axis == "ij":
-        return (named["value"].sum(-2, dtype=torch.float64).to(g.dtype),)
     if o.axis == "i":
         value = named["value"] if post is None else named["value"] * post
         return (value.to(g.dtype).expand(*g.batch, g.N, o.expr.dim),)
-    return tuple([named[kind] for kind in r.outputs])
+    found = without_pairs(o, tuple([named[kind] for kind in o.reduction.outputs]), g)
+    return found if o.axis == "j" else (found[0].sum(-2, dtype=torch.float64).to(g.dtype),)

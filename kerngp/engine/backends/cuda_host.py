@@ -41,7 +41,8 @@ def run_in_pieces(
             piece = tuple(
                 [_piece(a, axes.get(k, ""), (i0, i1), (j0, j1)).to(place) for k, a in enumerate(args)]
             )
-            part = run(both, piece, replace(g, M=i1 - i0, N=j1 - j0, device=place))
+            ranges = None if g.ranges is None else g.ranges.clip((i0, i1), (j0, j1))
+            part = run(both, piece, replace(g, M=i1 - i0, N=j1 - j0, device=place, ranges=ranges))
             for o, table, values in zip(both, found, part, strict=True):
                 values = tuple([v.to(g.device) for v in values])
                 _shift_index(o, values, j0 if o.axis == "j" else i0)

@@ -33,6 +33,7 @@ class CudaLayout:
     numbers : the context, addresses zero.
     bind : (slot, argument) of each array read.
     signal, guard : slots of the signal's address, and of the largest norm's, which its limit follows.
+    walk : slots of the addresses of a ranged plan's tables.
     outputs : for each task, (slot, shape, dtype) of each result.
     work : bytes of the workspace; ``regions`` are (slot, offset) of what lies in it.
     grids : blocks of the kernels pack, tile and merge; 0 for none.
@@ -43,6 +44,7 @@ class CudaLayout:
     bind: tuple[tuple[int, int], ...]
     signal: int
     guard: int
+    walk: tuple[int, ...]
     outputs: tuple[tuple[tuple[int, tuple[int, ...], torch.dtype], ...], ...]
     work: int
     regions: tuple[tuple[int, int], ...]
@@ -62,8 +64,12 @@ def cuda_layout(
     kept: int,
     signs: tuple[int, ...],
     multiprocessors: int,
+    groups: int = 0,
 ) -> CudaLayout:
-    """Lay out a launch of ``plan`` on arrays of these shapes, whose batch axes are one axis or none."""
+    """Lay out a launch of ``plan`` on arrays of these shapes, whose batch axes are one axis or none.
+
+    ``groups`` is the number of groups of rows of a ranged plan.
+    """
     s = plan.schedule
     assert isinstance(s, CudaSchedule)
     context, records = CudaContext(plan), Records(plan)
@@ -71,15 +77,16 @@ def cuda_layout(
     batches, real = math.prod(g.batch), 4 if plan.dtype == "float32" else 8
     tiles = -(-g.M // s.tile)
     padded = {
-        "i": tiles * s.tile if s.wide else g.M,
+        "i": (tiles + plan.ranged) * s.tile if s.wide else g.M,
         "j": -(-g.N // s.step) * s.step if s.wide else g.N,
         "p": 1,
     }
     columns = signal.shape[-1] if signal else 1
     slabs = _slabs(plan, columns)
     summed = sum(t.core.dim for t in plan.tasks if not t.by_row)
-    slots = min(tiles, SLOTS) if summed else tiles
-    splits, chunk = _split(plan, g, batches * slots * slabs, multiprocessors)
+    slots = groups if plan.ranged else min(tiles, SLOTS) if summed else tiles
+    blocks = batches * slots * slabs
+    splits, chunk = (1, g.N) if plan.ranged else _split(plan, g, blocks, multiprocessors)
 
     def put(slot: int, value: int) -> None:
         numbers[slot] = value
@@ -173,6 +180,7 @@ def cuda_layout(
         tuple(bind),
         context.slot("signal"),
         context.slot("guard"),
+        (context.slot("walk"), context.slot("walk_ranges")) if plan.ranged else (),
         tuple(outputs),
         max(size, ALIGN),
         tuple(regions),

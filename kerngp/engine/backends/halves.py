@@ -14,7 +14,7 @@ Tensor = torch.Tensor
 
 def halved(outputs: tuple[Output, ...], args: tuple[Tensor, ...], g: Geometry, above: int) -> Halved | None:
     """The sum as two half sums, if i and j are the same points (``above`` or more) and may be exchanged."""
-    if len(outputs) != 1 or g.M != g.N or g.M < above:
+    if len(outputs) != 1 or g.M != g.N or g.M < above or g.ranges is not None:
         return None
     found = variables(outputs[0].expr)
     rows = [v.attr[0] for v in found if v.attr[2] == "i"]
@@ -36,6 +36,26 @@ def joined(
     if h.post is not None:
         total = (total * side(h.post, args, g)).to(g.dtype)
     return total.expand(*g.batch, g.M, dim)
+
+
+def without_pairs(
+    o: Output, results: tuple[Tensor, ...], g: Geometry, state: bool = False
+) -> tuple[Tensor, ...]:
+    """Results for i (for j where ``o`` is a sum over i), with the neutral element where there is no pair.
+
+    With ``state``, these are states, of which results are still to be made.
+    """
+    if g.ranges is None:
+        return results
+    n, half = (g.N, g.ranges.j) if o.axis == "i" else (g.M, g.ranges.i)
+    rows = half.missing(n).to(g.device)
+    if len(rows):
+        r = o.reduction
+        empty = r.neutral(r, (*g.batch, len(rows), o.expr.dim), g.dtype, g.device)
+        empty = empty if state else r.final(r, empty)
+        both = zip(results, empty, strict=True)
+        return tuple(x.index_copy(len(g.batch), rows, value.to(x.dtype)) for x, value in both)
+    return results
 
 
 def side(f: Expr, args: tuple[Tensor, ...], g: Geometry) -> Tensor:

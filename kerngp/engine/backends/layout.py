@@ -10,6 +10,7 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -35,6 +36,7 @@ class Layout:
     sums : (slots, batches, components, padded columns) of column sums, or None.
     work : bytes of packed records and of all threads' scratch; ``records`` and ``scratch`` are the
         context slots of their addresses, ``scratch_at`` the offset of the second.
+    walk : slots of the addresses of a ranged plan's tables.
     """
 
     numbers: bytes
@@ -49,6 +51,7 @@ class Layout:
     records: int
     scratch: int
     scratch_at: int
+    walk: tuple[int, ...]
     items: int
     grain: int
     vectors: int
@@ -56,17 +59,48 @@ class Layout:
     workers: int
 
 
+class Walk(NamedTuple):
+    """What a layout needs to know of ranges: how many groups of rows there are, and pairs."""
+
+    groups: int
+    pairs: int
+
+
 @functools.lru_cache(maxsize=1024)
 def layout(
-    plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+    plan: Plan,
+    g: Geometry,
+    args: tuple[Shape, ...],
+    signal: Shape | None,
+    kept: int,
+    threads: int,
+    walk: Walk | None = None,
 ) -> Layout:
-    """Lay out a launch of ``plan`` on arrays of these shapes."""
-    return _Draft(plan, g, args, signal, kept, threads).finish()
+    """Lay out a launch of ``plan`` on arrays of these shapes; ``walk`` belongs to a ranged plan."""
+    return _Draft(plan, g, args, signal, kept, threads, walk).finish()
+
+
+def group_rows(plan: Plan) -> int:
+    """Rows of a group of tiles, where rows are many.
+
+    Several tiles share a block of j: wide records then come from a near cache, and partial column sums
+    are added up once for all of them.
+    """
+    wide = sum(f.dim for f in plan.fields_j) >= 48
+    tiles = 16 if wide else 1 if all(t.by_row for t in plan.tasks) else 8
+    return tiles * plan.schedule.rows * plan.schedule.width
 
 
 class _Draft:
     def __init__(
-        self, plan: Plan, g: Geometry, args: tuple[Shape, ...], signal: Shape | None, kept: int, threads: int
+        self,
+        plan: Plan,
+        g: Geometry,
+        args: tuple[Shape, ...],
+        signal: Shape | None,
+        kept: int,
+        threads: int,
+        walk: Walk | None,
     ):
         self.plan, self.g, self.signal, self.kept = plan, g, signal, kept
         self.context = Context(plan)
@@ -77,17 +111,20 @@ class _Draft:
         self.batches = math.prod(g.batch)
         self.width_j = sum(f.dim for f in plan.fields_j)
         self.columns = signal.shape[-1] if signal else 1
-        # several tiles share a block of j: wide records then come from a near cache, and partial column
-        # sums are added up once for all of them
-        shared = 16 if self.width_j >= 48 else 1 if all(t.by_row for t in plan.tasks) else 8
-        self.tiles = max(1, min(shared, g.M // (8 * self.height)))
-        self.groups = -(-g.M // (self.tiles * self.height))
-        self.splits, self.chunk = self._split()
+        shared = group_rows(plan) // self.height
+        if walk is None:
+            self.tiles = max(1, min(shared, g.M // (8 * self.height)))
+            self.groups = -(-g.M // (self.tiles * self.height))
+            self.splits, self.chunk = self._split()
+            pairs = g.M * g.N
+        else:
+            self.tiles, self.groups, pairs = shared, walk.groups, walk.pairs
+            self.splits, self.chunk = 1, -(-pairs // g.M)  # columns of a row, on average
         self.parts = (
             (self.splits,) if self.splits > 1 else ()
         )  # a leading axis of the states, if they are split
         self.items = self.batches * self.groups * self.splits
-        self.workers = threads if self.batches * g.M * g.N > INLINE_PAIRS else 1
+        self.workers = threads if self.batches * pairs > INLINE_PAIRS else 1
         self.bind = tuple(self._bind(k, axis, args[k]) for k, axis in _axes(plan))
 
     def put(self, name: str, value: int) -> None:
@@ -162,6 +199,7 @@ class _Draft:
             records=c.slot("records"),
             scratch=c.slot("scratch"),
             scratch_at=start,
+            walk=(c.slot("walk"), c.slot("walk_ranges")) if plan.ranged else (),
             items=self.items,
             grain=max(1, min(-(-self.items // (8 * self.workers)), (1 << 22) // (rows * self.chunk) + 1)),
             vectors=self.batches * -(-g.N // s.width),

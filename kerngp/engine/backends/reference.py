@@ -7,6 +7,8 @@ other backend is tested against it in float64, and it serves what no other backe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -56,12 +58,12 @@ def _reduce(
         return _cast(o, r.final(r, r.neutral(r, (*g.batch, 0, f.dim), g.dtype, g.device)), g)
     whole = r.neutral(r, (*g.batch, f.dim), g.dtype, g.device)
     parts: list[tuple[torch.Tensor, ...]] = []
-    for i0 in range(0, g.M, m):
-        rows = slice(i0, min(g.M, i0 + m))
-        state = r.neutral(r, (*g.batch, rows.stop - i0, f.dim), g.dtype, g.device)
-        for j0 in range(0, g.N, n):
-            tile = block(f, args, g, rows, slice(j0, min(g.N, j0 + n)))
-            state = r.merge(r, state, r.tile(r, tile, j0))
+    for rows, columns in _blocks(g, m):
+        state = r.neutral(r, (*g.batch, rows.stop - rows.start, f.dim), g.dtype, g.device)
+        for first, last in columns:
+            for j0 in range(first, last, n):
+                tile = block(f, args, g, rows, slice(j0, min(last, j0 + n)))
+                state = r.merge(r, state, r.tile(r, tile, j0))
         if o.axis == "ij":
             whole = r.merge(r, whole, over_rows(r, state))
         else:
@@ -76,18 +78,34 @@ def _cast(o: Output, found: tuple[torch.Tensor, ...], g: Geometry) -> tuple[torc
     return tuple(typed(x, kind, g.dtype) for x, kind in zip(found, o.reduction.outputs, strict=True))
 
 
+def _blocks(g: Geometry, m: int) -> Iterator[tuple[slice, list[list[int]]]]:
+    """All rows in their order, at most m at a time, with the ranges of columns that they meet."""
+    if g.ranges is None:
+        targets, starts, sources = [[0, g.M]], [0, 1], [[0, g.N]]
+    else:
+        half = g.ranges.i
+        targets, starts, sources = half.targets.tolist(), half.starts.tolist(), half.sources.tolist()
+    at = 0
+    for c, (first, last) in enumerate([*targets, [g.M, g.M]]):
+        if first > at:
+            yield slice(at, first), []  # in no range
+        for i0 in range(first, last, m):
+            yield slice(i0, min(last, i0 + m)), sources[starts[c] : starts[c + 1]]
+        at = last
+
+
 def run(
     outputs: tuple[Output, ...], args: tuple[torch.Tensor, ...], g: Geometry, memory_limit: int
 ) -> list[tuple[torch.Tensor, ...]]:
     """Each output's tensors. Every output costs a pass of its own here."""
     half = g.dtype in (torch.float16, torch.bfloat16)
-    work = Geometry(g.batch, g.M, g.N, torch.float32, g.device) if half else g
+    work = replace(g, dtype=torch.float32) if half else g
     args = tuple(a.float() if half else a for a in args)
     results = []
     for o in outputs:
         if o.axis == "i":
-            swapped = Geometry(work.batch, work.N, work.M, work.dtype, work.device)
-            found = _reduce(Output(transpose(o.expr), o.reduction, "j"), args, swapped, memory_limit)
+            turned = Output(transpose(o.expr), o.reduction, "j")
+            found = _reduce(turned, args, work.exchanged(), memory_limit)
         else:
             found = _reduce(o, args, work, memory_limit)
         results.append(_cast(o, found, g))

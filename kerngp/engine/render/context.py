@@ -32,6 +32,8 @@ HEADER = (
     "signal_row",
     "signal_offsets",  # columns of the signal, its address, strides
     "kept",  # k of k-min
+    "walk",
+    "walk_ranges",  # of a ranged plan: addresses of its groups of rows, and of its ranges of j
 )
 PER_ARG = ("address", "row", "inner", "offsets")  # strides in elements; offsets of the batch elements
 PER_TASK = ("a", "b", "c", "out_a", "out_b")  # byte offsets of the state in scratch; output addresses

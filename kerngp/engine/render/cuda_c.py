@@ -20,15 +20,21 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from .. import formats
+from ..formats import words
 from .block import Block, column, expand
 
 Operand = Block | float | int
 Index = str | int
 LOG2E = 1.4426950408889634
+OWN = frozenset(  # functions of the device, in the prelude
+    "acos asin atan atan2 cos cosh erf erfc exp expm1 lgamma log log1p pow rsqrt sin sinh tanh".split()
+)
 
 
 class Var:
@@ -53,6 +59,26 @@ class Var:
             self.e.put(f"{name} = {cell};")
 
 
+class Array:
+    """Local memory for ``count`` blocks of one shape, by a number known at run time only."""
+
+    def __init__(self, e: CudaEmitter, count: int, shape: tuple[int, int]):
+        self.e, self.shape = e, shape
+        self.names = [[e.name("a") for _ in range(shape[1])] for _ in range(shape[0])]
+        for row in self.names:
+            for name in row:
+                e.put(f"{e.real} {name}[{count}];")
+
+    def get(self, index: Index) -> Block:
+        return Block([[self.e.let(self.e.real, f"{name}[{index}]") for name in row] for row in self.names])
+
+    def set(self, index: Index, value: Block) -> None:
+        cells = self.e.expand(value, self.shape).cells
+        for row, values in zip(self.names, cells, strict=True):
+            for name, cell in zip(row, values, strict=True):
+                self.e.put(f"{name}[{index}] = {cell};")
+
+
 class CudaEmitter:
     """Builds the text of one kernel.
 
@@ -70,6 +96,7 @@ class CudaEmitter:
         self._lines: list[str] = []
         self._depth = 0
         self._names = itertools.count()  # shared with copies, as the lines are
+        self.powers: str | None = None  # of 2, one in each lane: see `lane_powers`
 
     def in_float64(self) -> CudaEmitter:
         """An emitter of the same text whose real numbers are double."""
@@ -138,6 +165,9 @@ class CudaEmitter:
     def var(self, initial: Block, kind: str | None = None) -> Var:
         return Var(self, initial, kind or self.real)
 
+    def array(self, count: int, shape: tuple[int, int]) -> Array:
+        return Array(self, count, shape)
+
     def map(self, form: Callable[..., str], *operands: Operand, kind: str | None = None) -> Block:
         """One expression for each cell of the broadcast operands."""
         blocks = [x if isinstance(x, Block) else self.const(x) for x in operands]
@@ -185,6 +215,16 @@ class CudaEmitter:
     def sqrt(self, a: Operand) -> Block:
         return self.apply("kg_sqrt", a)
 
+    def floor(self, a: Operand) -> Block:
+        return self.apply("kg_floor", a)
+
+    def round_even(self, a: Operand) -> Block:
+        """The nearest integer as a real, ties to even."""
+        return self.apply("kg_rint", a)
+
+    def copysign(self, magnitude: Operand, sign: Operand) -> Block:
+        return self.apply("kg_copysign", magnitude, sign)
+
     # ------------------------------------------------------------------ comparisons and masks
     def _compare(self, sign: str, a: Operand, b: Operand) -> Block:
         return self.map(lambda x, y: f"{x} {sign} {y}", a, b, kind="bool")
@@ -213,6 +253,15 @@ class CudaEmitter:
     def select(self, mask: Block, a: Operand, b: Operand) -> Block:
         return self.map(lambda m, x, y: f"{m} ? {x} : {y}", mask, a, b)
 
+    def mask_and(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} && {y}", a, b, kind="bool")
+
+    def mask_or(self, a: Block, b: Block) -> Block:
+        return self.map(lambda x, y: f"{x} || {y}", a, b, kind="bool")
+
+    def mask_not(self, a: Block) -> Block:
+        return self.map(lambda x: f"!{x}", a, kind="bool")
+
     # ------------------------------------------------------------------ bits, for the rules of `lower`
     def bits(self, x: Operand) -> Block:
         function = "__float_as_int" if self.dtype == "float32" else "__double_as_longlong"
@@ -233,15 +282,37 @@ class CudaEmitter:
     # ------------------------------------------------------------------ elementary functions
     def call(self, name: str, *operands: Any, **options: Any) -> Block:
         """A function of `lower.RULES`: CUDA's own where it has one, else the rule."""
-        if name in ("exp", "log", "sin", "cos", "pow", "rsqrt"):
+        if name in OWN:
             return self.apply(f"kg_{name}", *operands)
         if self.dtype == "float32" and name in ("exp_scaled_nonpos", "exp_nonpos", "exp2_scaled_nonpos"):
             x, *rest = operands
             c = (rest[0] if rest else 1.0) * (1.0 if name.startswith("exp2") else LOG2E)
             return self.apply("kg_exp2", x if c == 1.0 else self.mul(x, c))
+        if self.powers and name in ("exp_scaled_nonpos", "exp_nonpos"):
+            return self._by_lanes(operands[0], *operands[1:], **options)
         from ..lower import RULES
 
         return RULES[name](self, *operands, **options)
+
+    @contextmanager
+    def lane_powers(self) -> Iterator[None]:
+        """Inside, float64 exponentials take a power of two from another lane, and shorter polynomials.
+
+        Only for code that all lanes of a warp run together.
+        """
+        if self.dtype == "float64":
+            self.powers = self.let("double", "exp2((threadIdx.x % 32) / 32.0)")
+        yield
+        self.powers = None
+
+    def _by_lanes(self, x: Block, c: float = 1.0, accurate: bool = False) -> Block:
+        """exp(c x) where c x <= 0, as `lower` has it."""
+        scale, rest = words(32 * Fraction(c) * formats.LOG2E, "float64")
+        if scale == 0:
+            return self.add(self.mul(x, 0.0), 1.0)
+        numbers = (scale, rest if accurate else 0.0, -32 * 1022 / scale)
+        tail = ", ".join([*map(self.literal, numbers), str(self.powers)])
+        return self.map(lambda v: f"kg_exp2_lanes({v}, {tail})", x)
 
     # ------------------------------------------------------------------ indices
     def index_add(self, a: Index, b: Index) -> Index:
@@ -253,3 +324,27 @@ class CudaEmitter:
         if isinstance(a, int) and isinstance(b, int):
             return a * b
         return 0 if 0 in (a, b) else str(a) if b == 1 else str(b) if a == 1 else f"({a} * {b})"
+
+    def index_div(self, a: Index, b: int) -> Index:
+        return a // b if isinstance(a, int) else f"({a} / {b})"
+
+    def index_mod(self, a: Index, b: int) -> Index:
+        return a % b if isinstance(a, int) else f"({a} % {b})"
+
+    def imin(self, a: Index, b: Index) -> Index:
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else f"min({a}, {b})"
+
+    def imax(self, a: Index, b: Index) -> Index:
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else f"max({a}, {b})"
+
+    def index_select(self, a: Index, b: Index, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        return self.map(lambda x, y: f"{a} < {b} ? {x} : {y}", below, otherwise)
+
+    def index_real(self, a: Index) -> Block:
+        """An index as a number."""
+        return Block([[self.let(self.real, f"({self.real}){a}")]])
+
+    def gather(self, numbers: Block, load: Callable[[str], Block]) -> Block:
+        """``load(index)`` with an index of its own for each cell; numbers are whole and within range."""
+        return Block([[load(self.let("int", f"(int){x}")).cell for x in row] for row in numbers.cells])

@@ -28,6 +28,8 @@ HEADER = (
     "signal_inner",
     "signal_batch",  # columns of the signal, its address, strides
     "kept",  # k of k-min
+    "walk",
+    "walk_ranges",  # of a ranged plan: addresses of its groups of rows, one for each slot, and of its ranges
     "fragments_i",
     "fragments_j",
     "fragments_s",  # of i, j and the signal, for tensor cores: addresses

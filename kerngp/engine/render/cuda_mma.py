@@ -19,7 +19,7 @@ from ..tensor_form import TensorForm, tensor_form
 from .block import Block
 from .cuda_states import Column, ColumnsState
 from .cuda_tile import PACK_THREADS, Wide, guard, head
-from .lowering import Component, Lowering
+from .lowering import Component
 
 CHUNK = 8  # products added up by the tensor cores before float32 takes over: they truncate
 NORM_WORDS = 3
@@ -45,6 +45,7 @@ class Tensor(Wide):
         self.form = form_of(plan)
         self.tiles, self.bands = self.s.rows // 2, self.s.columns // 2
         self.parts = fragments(self.form.U.dim, self.s.words)
+        self.selects = any(t.exact is not None for t in plan.tasks)
 
     # ------------------------------------------------------------------ where rows and columns are
     def _rows(self) -> None:
@@ -87,17 +88,16 @@ class Tensor(Wide):
     def _loop(self) -> None:
         e, s = self.e, self.s
         span = s.lanes * s.columns
-        with e.braces(f"for (int j0 = j_begin, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
-            products = self._products()
-            with e.braces(f"if (j0 + {span} <= j_end)"):
-                self._step(products, False)
-            with e.braces("else"):
-                self._step(products, True)
-            with e.braces(f"if (turn % {s.block_j} == 0)"):
-                for state in self.states:
-                    state.flush()
-        for state in self.states:
-            state.flush()
+        with e.braces("for (int j0 = j_begin; j0 < j_end;)"):
+            e.put(f"const int stop = min(j0 + {span * s.block_j}, j_end);")
+            e.put("#pragma unroll 1")
+            with e.braces(f"for (; j0 + {span} <= stop; j0 += {span})"):
+                self._step(self._products(), False)
+            with e.braces("if (j0 < stop)"):
+                self._step(self._products(), True)
+                e.put("j0 = stop;")
+            for state in self.states:
+                state.flush()
 
     def _step(self, products: Block, tail: bool) -> None:
         e, form = self.e, self.form
@@ -106,6 +106,8 @@ class Tensor(Wide):
         low = self._lowering(self._column_leaf, self.s.columns, self._row_leaf)
         if form.exponential is not None:
             low.preset(form.exponential, 0, self._powers(products))
+        elif self.selects:
+            low.preset(form.node, 0, products)
         else:
             low.preset(form.node, 0, e.apply("kg_most", products, 0.0))
         columns = [Column(low, j, x, n) for n, (j, x) in enumerate(zip(numbers, exists, strict=True))]
@@ -159,23 +161,6 @@ class Tensor(Wide):
             b = self._fragment_j(band, k)
             for t, a in enumerate(rows):
                 self.e.put(f"kg_mma({names[t][band]}, {a}, {b});")
-
-    # ------------------------------------------------------------------ the exact value of a selection
-    def at_columns(self, at: list[str]) -> Lowering:
-        """Formulas at a column for each row, the distance as a sum of squared differences."""
-        low = super().at_columns(at)
-        e, form = self.e, self.form
-        total = e.var(e.expand(e.const(0.0), (self.rows, 1)))
-        with e.loop(0, form.U.dim, unroll=1) as d:
-            u = [self._read("i", f"from{r}", form.U, d) for r in range(self.rows)]
-            v = [self._read("j", j, form.V, d) for j in at]
-            difference = e.fma(Block([[x] for x in u]), 0.5, Block([[x] for x in v]))  # U is -2 u
-            total.set(e.fma(difference, difference, total.get()))
-        low.preset(form.node, 0, total.get())
-        return low
-
-    def _read(self, axis: str, row: str, v: Expr, d: str) -> str:
-        return self.e.let("float", f"r{axis}[{self.records.place(axis, 'batch', row, self._at(axis, v, d))}]")
 
     def _at(self, axis: str, v: Expr, d: str) -> Any:
         return self.e.index_add(d, self.records.offsets[axis][v.attr[0]])
@@ -268,6 +253,8 @@ def split_text(plan: Plan) -> str:
         e.put(guard(True))
         for axis in "ij":
             e.put(f"const float *const r{axis} = (const float *)KG(records_{axis});")
+        if kernel.selects:
+            e.put("const float unit = kg_unit(*(const unsigned *)KG(guard));")
         e.put(f"long long t = blockIdx.x * {PACK_THREADS}LL + threadIdx.x;")
         for axis, tiles in (("i", "(KG(Mp) / 16)"), ("j", "(KG(Np) / 8)")):
             e.put(f"const long long n{axis} = KG(batches) * {tiles} * {kernel.parts} * 32;")
@@ -307,21 +294,22 @@ def _component(kernel: Tensor, axis: str) -> None:
     """value(k, at): component k along K of row ``at`` of the tile.
 
     i: U', U', U'', the words of a, ones; j: V', V'', V', ones, the words of b. With one word for a number
-    U' and V' alone.
+    U' and V' alone. Exponents are scaled to powers of two; selections, where only ratios count, to lengths
+    that suit float16.
     """
     e, form = kernel.e, kernel.form
     D, i, two = form.U.dim, axis == "i", kernel.s.words == 2
     vector, norm = (form.U, form.a) if i else (form.V, form.b)
     end = 3 * D if two else D
     words, ones = (end, end + NORM_WORDS) if i else (end + NORM_WORDS, end)
-    scale = e.literal(form.scale)
+    scale, both = ("unit * unit", "unit") if kernel.selects else (e.literal(form.scale), "")
 
     def read(v: Expr, d: str) -> str:
         return f"r{axis}[{kernel.records.place(axis, 'batch', 'row', kernel._at(axis, v, d))}]"
 
     with e.braces("auto value = [&](int k, int at) -> float", "};"):
         e.put(f"const long long row = tile * {16 if i else 8} + at;")
-        factor = f" * {scale}" if i else ""
+        factor = f" * {both}" if both else f" * {scale}" if i else ""
         component, low = read(vector, f"k % {D}"), f"k / {D} == {2 if i else 1}"
         e.put(f"if (k < {end}) return kg_part({component}{factor}, {low});")
         e.put(f"if (k >= {words} && k < {words + NORM_WORDS})")

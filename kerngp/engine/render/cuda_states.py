@@ -40,7 +40,7 @@ class State:
     def __init__(self, kernel: TileKernel, k: int):
         self.kernel, self.k, self.e = kernel, k, kernel.e
         self.task: Task = kernel.plan.tasks[k]
-        self.rows, self.dim = kernel.rows, self.task.core.dim
+        self.rows, self.dim, self.group = kernel.rows, self.task.core.dim, kernel.group
 
     def slot(self, name: str) -> str:
         return self.kernel.task_slot(self.k, name)
@@ -358,8 +358,18 @@ class MinState(State):
                 e.put(f"{i} = {n} < {b} ? {columns[0].number} : {i};")
             self.v[d].set(new)
 
+    def take(self, r: int, x: str, column: str) -> None:
+        """Fold in a value at one column for one row."""
+        v, i = list(self.v[0])[r], list(self.i[0])[r]
+        with self.e.braces(f"if ({x} < {v})"):
+            self.e.put(f"{v} = {x}; {i} = {column};")
+
+    def bound(self, r: int) -> str:
+        """What a value has to be below for row r."""
+        return list(self.v[0])[r]
+
     def combine(self) -> None:
-        e, group = self.e, self.kernel.group
+        e, group = self.e, self.group
         if group > 1:
             for d in range(self.dim):
                 self._find(d, group)
@@ -431,7 +441,7 @@ class KMinState(State):
         e.put(f"{e.real} *const values = ({e.real} *){self.slot('part_a')};")
         e.put(f"long long *const columns = (long long *){self.slot('part_b')};")
         part = "split" if self.kernel.lanes == 1 else f"((long long)split * {self.kernel.lanes} + lane)"
-        self.at, self.bound = [], self.dims(float("inf"))
+        self.at, self.last = [], self.dims(float("inf"))
         for r in range(self.rows):
             row = f"(({part} * KG(batches) + batch) * KG(M) + {self.kernel.row(r)}) * kept * {self.dim}"
             self.at.append(e.let("long long", row))
@@ -440,24 +450,31 @@ class KMinState(State):
                     e.put(f"values[{self.at[r]} + {q}] = {e.literal(float('inf'))};")
                     e.put(f"columns[{self.at[r]} + {q}] = -1;")
             with e.braces("else"):
-                for bound in self.bound:
-                    e.put(f"{list(bound)[r]} = {e.literal(float('-inf'))};")
+                for last in self.last:
+                    e.put(f"{list(last)[r]} = {e.literal(float('-inf'))};")
 
     def dims(self, x: float) -> list[Any]:
         return [self.registers(x) for _ in range(self.dim)]
 
     def step(self, columns: list[Column]) -> None:
-        e = self.e
         for c in columns:
             for d in range(self.dim):
                 f = self.value(c, d, float("inf"))
-                for r, (bound, x) in enumerate(zip(self.bound[d], f, strict=True)):
-                    at = f"{self.at[r]} + {d}"
-                    with e.braces(f"if ({x} < {bound})"):
-                        e.put(
-                            f"{bound} = kg_insert(values + {at}, columns + {at}, kept, {self.dim}, {x}, "
-                            f"(long long)({c.number}));"
-                        )
+                for r, x in enumerate(f):
+                    self.take(r, x, c.number, d)
+
+    def take(self, r: int, x: str, column: str, d: int = 0) -> None:
+        """Fold in a value at one column for one row."""
+        last, at = list(self.last[d])[r], f"{self.at[r]} + {d}"
+        with self.e.braces(f"if ({x} < {last})"):
+            self.e.put(
+                f"{last} = kg_insert(values + {at}, columns + {at}, kept, {self.dim}, {x}, "
+                f"(long long)({column}));"
+            )
+
+    def bound(self, r: int) -> str:
+        """What a value has to be below for row r."""
+        return list(self.last[0])[r]
 
     def finish(self) -> None:
         """Nothing: the lists are in memory, and the merging kernel follows."""
@@ -506,6 +523,10 @@ STATES = {"sum": SumState, "logsumexp": LogSumExpState, "min": MinState, "kmin":
 def state_of(kernel: TileKernel, k: int) -> State:
     """The state of task k of the kernel's plan."""
     task = kernel.plan.tasks[k]
+    if task.exact is not None:
+        from .cuda_candidates import Candidates
+
+        return Candidates(kernel, k)
     if task.signal and kernel.s.tensor:
         from .cuda_mma import Products
 

@@ -224,6 +224,17 @@ class TileKernel:
             e, lambda v, d: leaf(v, d) if v.attr[2] == "j" else self._own(v, d), lambda axes: (self.rows, 1)
         )
 
+    def at_pair(self, r: int, column: str) -> Lowering:
+        """Formulas at one row of the thread and one column."""
+        e, where = self.e, {"i": f"from{r}", "j": column, "p": ""}
+
+        def leaf(v: Expr, d: Component) -> Block:
+            axis = v.attr[2]
+            at = self.records.place(axis, "batch", where[axis], self._component(axis, v, d))
+            return Block([[e.let(e.real, f"r{axis}[{at}]")]])
+
+        return Lowering(e, leaf, lambda axes: (1, 1))
+
     # ------------------------------------------------------------------ leaves
     def _component(self, axis: str, v: Expr, d: Component) -> Any:
         return self.e.index_add(d.value if isinstance(d, Index) else d, self.records.offsets[axis][v.attr[0]])
@@ -251,15 +262,19 @@ class TileKernel:
         with e.braces(head("kg_tile", s.threads, s.blocks)):
             e.put("KG_SHARED; (void)kg_shared;")
             e.put(guard(s.tensor))
-            e.put("const int M = (int)KG(M);")
             e.put("unsigned work = blockIdx.x;")
             for name in ("slot", "slab", "split"):
                 e.put(
                     f"const int {name} = (int)(work % (unsigned)KG({name}s)); work /= (unsigned)KG({name}s);"
                 )
             e.put("const long long batch = work;")
-            e.put("const int j_begin = (int)(split * KG(chunk));")
-            e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
+            if self.plan.ranged:
+                e.put("const long long *const walk = (const long long *)KG(walk) + 4ll * slot; (void)split;")
+                e.put("const int M = (int)walk[1];")
+            else:
+                e.put("const int M = (int)KG(M);")
+                e.put("const int j_begin = (int)(split * KG(chunk));")
+                e.put("const int j_end = (int)min((long long)j_begin + KG(chunk), KG(N));")
             for axis in "ijp":
                 e.put(f"const {e.real} *const __restrict__ r{axis} = (const {e.real} *)KG(records_{axis});")
             e.put("(void)slab; (void)ri; (void)rj; (void)rp;")
@@ -268,7 +283,8 @@ class TileKernel:
 
     def _body_of_block(self) -> None:
         """A block's work: one tile of rows, each range of result components with code of its own."""
-        self.e.put("const int tile = slot;")
+        if not self.plan.ranged:
+            self.e.put("const int tile = slot;")
         self._rows()
         for cut, condition, first in self._cuts():
             self.cut = cut
@@ -282,7 +298,13 @@ class TileKernel:
         self.states = [state_of(self, k) for k, t in enumerate(self.plan.tasks) if t.by_row]
         for state in self.states:
             state.declare()
-        self._loop()
+        if self.plan.ranged:
+            e.put("const long long *const ranges = (const long long *)KG(walk_ranges);")
+            with e.braces("for (long long range = walk[2]; range < walk[3]; range++)"):
+                e.put("const int j_begin = (int)ranges[2 * range], j_end = (int)ranges[2 * range + 1];")
+                self._loop()
+        else:
+            self._loop()
         for state in self.states:
             state.combine()
         for state in self.states:
@@ -322,8 +344,9 @@ class Narrow(TileKernel):
 
     def _rows(self) -> None:
         e, s = self.e, self.s
+        first = "(int)walk[0]" if self.plan.ranged else f"tile * {s.tile}"
         for r in range(self.rows):
-            e.put(f"const int row{r} = tile * {s.threads * s.rows} + {r * s.threads} + (int)threadIdx.x;")
+            e.put(f"const int row{r} = {first} + {r * s.threads} + (int)threadIdx.x;")
             e.put(f"const int from{r} = min(row{r}, M - 1);")
         used = {v for t in self.plan.tasks for v in postorder(t.core) if v.op == "var" and v.attr[2] != "j"}
         self.kept: dict[tuple[Expr, int], Block] = {}
@@ -360,7 +383,8 @@ class Narrow(TileKernel):
         self._stage("0", first)
         e.put("kg_copy_commit();")
         size = s.block_j * self.width
-        with e.braces(f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"):
+        loop = f"for (int j0 = {first}, turn = 0; j0 < j_end; j0 += {s.block_j}, turn ^= 1)"
+        with e.lane_powers(), e.braces(loop):
             with e.braces(f"if (j0 + {s.block_j} < j_end)"):
                 self._stage("turn ^ 1", f"j0 + {s.block_j}")
             e.put("kg_copy_commit();")
@@ -458,24 +482,30 @@ class Wide(TileKernel):
     def _rows(self) -> None:
         e, s = self.e, self.s
         e.put(f"const int lane = (int)threadIdx.x % {s.lanes};")
-        e.put(f"const int first = tile * {s.tile} + (int)threadIdx.x / {s.lanes} * {s.rows};")
+        start = f"(int)walk[0] / {s.rows} * {s.rows}" if self.plan.ranged else f"tile * {s.tile}"
+        e.put(f"const int first = {start} + (int)threadIdx.x / {s.lanes} * {s.rows};")
         for r in range(self.rows):
-            e.put(f"const int row{r} = first + {r};")
-            e.put(f"const int from{r} = row{r};")  # records are padded to whole tiles
+            e.put(f"const int from{r} = first + {r};")  # records are padded to whole tiles
+            before = f"from{r} < (int)walk[0] ? M : " if self.plan.ranged else ""
+            e.put(f"const int row{r} = {before}from{r};")
 
     def _loop(self) -> None:
         e, s = self.e, self.s
         span = s.lanes * s.columns
-        with e.braces(f"for (int j0 = j_begin, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
+        begin, inside = "j_begin", ""
+        if self.plan.ranged:  # pieces are aligned
+            begin, inside = f"j_begin / {span} * {span}", " && j + {} >= j_begin"
+        with e.braces(f"for (int j0 = {begin}, turn = 1; j0 < j_end; j0 += {span}, turn++)"):
             e.put(f"const int j = j0 + lane * {s.columns};")
-            exists = [e.let("bool", f"j + {n} < j_end") for n in range(s.columns)]
+            exists = [e.let("bool", f"j + {n} < j_end{inside.format(n)}") for n in range(s.columns)]
             low = self._lowering(self._column_leaf, s.columns, self._row_leaf)
             for task in self.plan.tasks:
                 for c in contractions(task.core):
                     self._contract(c, low)
             columns = [Column(low, f"(j + {n})", exists[n], n) for n in range(s.columns)]
-            for state in self.states:
-                state.step(columns)
+            for at in range(0, s.columns, s.group):
+                for state in self.states:
+                    state.step(columns[at : at + s.group])
             with e.braces(f"if (turn % {s.block_j} == 0)"):
                 for state in self.states:
                     state.flush()

@@ -108,6 +108,28 @@ class Var:
             e.builder.store(cell, slot)
 
 
+class Array:
+    """Local memory for ``count`` blocks of one shape, by a number known at run time only."""
+
+    def __init__(self, emitter: Emitter, count: int, shape: tuple[int, int]):
+        self._emitter, self.shape = emitter, shape
+        self._base = emitter.alloca(count * shape[0] * shape[1] * emitter.width)
+
+    def _places(self, index: Value | int) -> list[Value]:
+        e, cells = self._emitter, self.shape[0] * self.shape[1]
+        return [e.index_mul(e.index_add(e.index_mul(index, cells), k), e.width) for k in range(cells)]
+
+    def get(self, index: Value | int) -> Block:
+        cells = [self._emitter.load_vec(self._base, at) for at in self._places(index)]
+        columns = self.shape[1]
+        return Block([cells[r : r + columns] for r in range(0, len(cells), columns)])
+
+    def set(self, index: Value | int, value: Block) -> None:
+        e = self._emitter
+        for cell, at in zip(e.expand(value, self.shape), self._places(index), strict=True):
+            e.store_vec(cell, self._base, at)
+
+
 class Emitter:
     """Builds one IR function.
 
@@ -216,6 +238,9 @@ class Emitter:
 
     def var(self, initial: Block) -> Var:
         return Var(self, initial)
+
+    def array(self, count: int, shape: tuple[int, int]) -> Array:
+        return Array(self, count, shape)
 
     def _slot(self, type_: ir.Type) -> ir.AllocaInstr:
         return self._allocas.alloca(type_)
@@ -622,6 +647,34 @@ class Emitter:
 
     def index_mul(self, a: Value | int, b: Value | int) -> Value:
         return self.builder.mul(self.index(a), self.index(b), flags=["nsw"])
+
+    def index_div(self, a: Value | int, b: int) -> Value:
+        return self.builder.sdiv(self.index(a), self.k(b))
+
+    def index_mod(self, a: Value | int, b: int) -> Value:
+        return self.builder.srem(self.index(a), self.k(b))
+
+    def index_real(self, a: Value | int) -> Block:
+        """An index as a number."""
+        return Block([[self.splat(self.builder.sitofp(self.index(a), self.elem))]])
+
+    def index_select(self, a: Value | int, b: Value | int, below: Block, otherwise: Block) -> Block:
+        """``below`` if a < b, else ``otherwise``."""
+        first = self.builder.icmp_signed("<", self.index(a), self.index(b))
+        return self.map(lambda x, y: self.builder.select(first, x, y), below, otherwise)
+
+    def gather(self, numbers: Block, load: Callable[[Value], Block]) -> Block:
+        """``load(index)`` with an index of its own for each lane; numbers are whole and within range."""
+
+        def one(cell: Value) -> Value:
+            out = self.undefined()
+            for lane in range(self.width):
+                k = self.extract(cell, lane)
+                value = load(k if k.type == I64 else self.builder.sext(k, I64)).cell
+                out = self.insert(out, self.extract(value, lane), lane)
+            return out
+
+        return self.map(one, self.real_to_int(numbers))
 
     def imin(self, a: Value | int, b: Value | int) -> Value:
         a, b = self.index(a), self.index(b)

@@ -27,21 +27,33 @@ KG_DEVICE void kg_mma_tf32(float *d, uint4 a, uint2 b) {
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
-KG_DEVICE unsigned kg_tf32(float x) { unsigned r; asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(r) : "f"(x)); return r; }
 KG_DEVICE unsigned kg_halves(float low, float high) {
   unsigned r; asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low)); return r;
 }
 KG_DEVICE float kg_half(float x) {  // rounded to float16
   float r; asm("{.reg .f16 h; cvt.rn.f16.f32 h,%1; cvt.f32.f16 %0,h;}" : "=f"(r) : "f"(x)); return r;
 }
+KG_DEVICE double kg_from_lane(double mine, int lane) { return __shfl_sync(0xffffffffu, mine, lane); }
+KG_DEVICE int kg_low_word(double x) { return __double2loint(x); }
+KG_DEVICE double kg_raise_exponent(double x, int n) {
+  return __hiloint2double(__double2hiint(x) + (n << 20), __double2loint(x));
+}
 KG_DEVICE void kg_raise(unsigned *word, unsigned x) { if (x > *(volatile unsigned *)word) atomicMax(word, x); }
 #endif
-// what tf32 leaves of x, in tf32
-KG_DEVICE unsigned kg_tf32_rest(float x, unsigned high) { return kg_tf32(x - __int_as_float((int)high)); }
+// x in tf32, cut off, and what that leaves, rounded: tensor cores ignore the bits below
+KG_DEVICE unsigned kg_tf32(float x) { return (unsigned)__float_as_int(x) & 0xffffe000u; }
+KG_DEVICE unsigned kg_tf32_rest(float x, unsigned high) {
+  return (unsigned)__float_as_int(x - __int_as_float((int)high)) + 0x1000u;
+}
 // x in float16: the n-th of the numbers that add up to it
 KG_DEVICE float kg_part(float x, int n) {
   for (; n > 0; n--) x -= kg_half(x);
   return x;
+}
+// a power of two that brings vectors of the largest squared norm (its bits are given) to a length of 5 to 12
+KG_DEVICE float kg_unit(unsigned bits) {
+  int e = (int)(bits >> 23) - 127;
+  return bits == 0 ? 1.0f : __int_as_float((130 - ((e + 1) >> 1)) << 23);
 }
 // 2^x by multiply-adds alone, for x of modest size; the fit of the CPU's lowering rules
 KG_DEVICE float kg_exp2_fma(float x) {
@@ -55,6 +67,20 @@ KG_DEVICE float kg_exp2_fma(float x) {
   p = fmaf(p, f, 1.0f);
   return __int_as_float(__float_as_int(p) + (__float_as_int(t) << 23));
 }
+// 2^((scale + rest) x / 32) for scale x <= 0, and 0 where x is beyond `least`. `power` is 2^(k / 32) in lane k of
+// the warp, all of whose lanes come here. The polynomial is (2^(r / 32) - 1) / r for |r| <= 1/2, to 1.4e-16.
+KG_DEVICE double kg_exp2_lanes(double x, double scale, double rest, double least, double power) {
+  double turns = fma(x, scale, 6755399441055744.0), r = fma(x, scale, 6755399441055744.0 - turns);
+  r = rest == 0.0 ? r : fma(x, rest, r);
+  int n = kg_low_word(turns);
+  double p = 3.9737238568525983e-11;
+  p = fma(p, r, 9.172607532092245e-09);
+  p = fma(p, r, 1.6938509724285119e-06);
+  p = fma(p, r, 0.0002345961981994449);
+  p = fma(p, r, 0.02166084939249829);
+  double t = kg_from_lane(power, n & 31), y = kg_raise_exponent(fma(t, r * p, t), n >> 5);
+  return (scale < 0.0 ? x > least : x < least) ? 0.0 : y;
+}
 KG_DEVICE double kg_sqrt(double x) { return sqrt(x); }
 KG_DEVICE double kg_rcp(double x) { return 1.0 / x; }
 KG_DEVICE double kg_rsqrt_raw(double x) { return rsqrt(x); }
@@ -65,18 +91,34 @@ KG_DEVICE float kg_least(float a, float b) { return fminf(a, b); }  // of a numb
 KG_DEVICE double kg_least(double a, double b) { return fmin(a, b); }
 KG_DEVICE float kg_most(float a, float b) { return fmaxf(a, b); }
 KG_DEVICE double kg_most(double a, double b) { return fmax(a, b); }
-KG_DEVICE float kg_abs(float a) { return fabsf(a); }
-KG_DEVICE double kg_abs(double a) { return fabs(a); }
-KG_DEVICE float kg_exp(float a) { return expf(a); }
-KG_DEVICE double kg_exp(double a) { return exp(a); }
-KG_DEVICE float kg_log(float a) { return logf(a); }
-KG_DEVICE double kg_log(double a) { return log(a); }
-KG_DEVICE float kg_sin(float a) { return sinf(a); }
-KG_DEVICE double kg_sin(double a) { return sin(a); }
-KG_DEVICE float kg_cos(float a) { return cosf(a); }
-KG_DEVICE double kg_cos(double a) { return cos(a); }
-KG_DEVICE float kg_pow(float a, float b) { return powf(a, b); }
-KG_DEVICE double kg_pow(double a, double b) { return pow(a, b); }
+// the device's own functions, by one name for both types
+#define KG_UNARY(name, single, both) \
+  KG_DEVICE float kg_##name(float a) { return single(a); } \
+  KG_DEVICE double kg_##name(double a) { return both(a); }
+#define KG_BINARY(name, single, both) \
+  KG_DEVICE float kg_##name(float a, float b) { return single(a, b); } \
+  KG_DEVICE double kg_##name(double a, double b) { return both(a, b); }
+KG_UNARY(abs, fabsf, fabs)
+KG_UNARY(floor, floorf, floor)
+KG_UNARY(rint, rintf, rint)
+KG_UNARY(exp, expf, exp)
+KG_UNARY(log, logf, log)
+KG_UNARY(sin, sinf, sin)
+KG_UNARY(cos, cosf, cos)
+KG_UNARY(expm1, expm1f, expm1)
+KG_UNARY(log1p, log1pf, log1p)
+KG_UNARY(sinh, sinhf, sinh)
+KG_UNARY(cosh, coshf, cosh)
+KG_UNARY(tanh, tanhf, tanh)
+KG_UNARY(asin, asinf, asin)
+KG_UNARY(acos, acosf, acos)
+KG_UNARY(atan, atanf, atan)
+KG_UNARY(erf, erff, erf)
+KG_UNARY(erfc, erfcf, erfc)
+KG_UNARY(lgamma, lgammaf, lgamma)
+KG_BINARY(pow, powf, pow)
+KG_BINARY(atan2, atan2f, atan2)
+KG_BINARY(copysign, copysignf, copysign)
 // float32: (high, low) += x without losing the digits below high (Knuth's two-sum); float64: plainly
 KG_DEVICE void kg_add(float &high, float &low, float x) {
   float s = high + x, b = s - high;

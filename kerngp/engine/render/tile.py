@@ -7,8 +7,9 @@ Two functions come out of a plan:
                                                of tiles and a range of j each
 
 A work item evaluates the fields of its i into its scratch memory as [component][row of the tile],
-then walks over blocks of j (outer) and its tiles (inner). Rows beyond M repeat the last one and are
-not written; columns beyond a multiple of the unrolling go through a copy of the body for one column.
+then walks over blocks of j (outer) and its tiles (inner). Of a ranged plan a table gives each group
+its rows, and the ranges of j it meets. Rows beyond the end repeat the last one and are not written;
+columns beyond a multiple of the unrolling go through a copy of the body for one column.
 """
 
 from __future__ import annotations
@@ -84,8 +85,11 @@ class Kernel(Function):
         self.batch = e.builder.sdiv(rest, groups)
         group = e.index_sub(rest, e.index_mul(self.batch, groups))
         m, n, tiles = self.head("M"), self.head("N"), self.head("tiles")
-        first = e.index_mul(group, e.index_mul(tiles, self.height))
-        there = e.builder.sdiv(e.index_add(e.index_sub(m, first), self.height - 1), e.k(self.height))
+        if self.plan.ranged:
+            first, self.end, *ranges_of_group = self._row_of_table("walk", group, 4)
+        else:
+            first, self.end = e.index_mul(group, e.index_mul(tiles, self.height)), m
+        there = e.builder.sdiv(e.index_add(e.index_sub(self.end, first), self.height - 1), e.k(self.height))
         count = e.imin(tiles, there)
         records = self.address(self.head("records"), e.elem)
         self.records = e.ptr(records, e.index_mul(self.batch, self.head("records_batch")))
@@ -95,9 +99,25 @@ class Kernel(Function):
             self._fields_i(t, i0)
             for k in self.row_tasks:
                 self.states[k].init(self._tile_of(k, t))
-        chunk = self.head("chunk")
-        low = first if self.plan.symmetric else e.index_mul(split, chunk)
-        high = n if self.plan.symmetric else e.imin(e.index_add(low, chunk), n)
+        if self.plan.ranged:
+            with e.loop(*ranges_of_group) as r:
+                self._range(first, count, *self._row_of_table("walk_ranges", r, 2))
+        else:
+            chunk = self.head("chunk")
+            low = first if self.plan.symmetric else e.index_mul(split, chunk)
+            self._range(first, count, low, n if self.plan.symmetric else e.imin(e.index_add(low, chunk), n))
+        with e.loop(0, count) as t:
+            self._write(t, e.index_add(first, e.index_mul(t, self.height)), split)
+
+    def _row_of_table(self, name: str, row: Any, width: int) -> list[Any]:
+        """A row of a table of integers."""
+        e = self.e
+        table = self.address(self.head(name), I64)
+        return [e.load_scalar(table, e.index_add(e.index_mul(row, width), k)) for k in range(width)]
+
+    def _range(self, first: Any, count: Any, low: Any, high: Any) -> None:
+        """The columns low, ..., high - 1 against the group of tiles."""
+        e = self.e
         self.range_j = (low, high)
         with e.loop(low, high, self.plan.schedule.block_j) as j0:
             j1 = e.imin(e.index_add(j0, self.plan.schedule.block_j), high)
@@ -107,8 +127,6 @@ class Kernel(Function):
                 self._block(t, e.index_add(first, e.index_mul(t, self.height)), j0, j1)
             if self.column_tasks:
                 self._add_columns(j0)
-        with e.loop(0, count) as t:
-            self._write(t, e.index_add(first, e.index_mul(t, self.height)), split)
 
     def _tile_of(self, k: int, t: Any) -> Tile:
         """State arrays of task k for tile t. Each element has 8 bytes, whatever its type."""
@@ -158,7 +176,7 @@ class Kernel(Function):
     def _fields_i(self, t: Any, i0: Any) -> None:
         """The record of a tile: [component][row], first the user's variables, then what is made of them."""
         e, x = self.e, self._x(t)
-        last = e.index_sub(self.head("M"), 1)
+        last = e.index_sub(self.end, 1)
         raw, _ = self.plan.raw()
         for v, offset in raw.items():
 
@@ -203,9 +221,9 @@ class Kernel(Function):
             e.store_vec(cell, x, e.index_add(start, r * e.width))
 
     def _exists(self, i0: Any, r: int) -> Block:
-        """Mask of the lanes of vector r whose row is below M."""
+        """Mask of the lanes of vector r whose row is below the end."""
         e = self.e
-        left = column_number(e, e.index_sub(self.head("M"), i0), 0)
+        left = column_number(e, e.index_sub(self.end, i0), 0)
         numbers = ir.Constant(e.int, [r * e.width + lane for lane in range(e.width)])
         return e.ilt(Block([[numbers]]), Block([[e.splat(left)]]))
 
@@ -418,7 +436,7 @@ class Kernel(Function):
         """Copy the states of a tile to the outputs [split][batch][row][component]."""
         e, m = self.e, self.head("M")
         self._load_fields(t)
-        height = e.imin(e.index_sub(m, i0), self.height)
+        height = e.imin(e.index_sub(self.end, i0), self.height)
         for k in self.row_tasks:
             state, tile, task = self.states[k], self._tile_of(k, t), self.plan.tasks[k]
             state.tile = tile

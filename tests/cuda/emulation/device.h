@@ -43,6 +43,7 @@ static inline int kg_lane() { return (kg_thread->x + kg_threads.x * (kg_thread->
 template <class T> T kg_get(T x, int lane) { T r; kg_exchange(&x, &r, sizeof x, lane & 31); return r; }
 template <class T> T __shfl_xor_sync(unsigned, T x, int mask) { return kg_get(x, kg_lane() ^ mask); }
 template <class T> T __shfl_sync(unsigned, T x, int lane) { return kg_get(x, lane); }
+static inline void __syncwarp() { kg_get(0, kg_lane()); }
 template <class A, class B> auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
 template <class A, class B> auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
 static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
@@ -54,13 +55,14 @@ static inline uint4 make_uint4(unsigned a, unsigned b, unsigned c, unsigned d) {
 static inline uint2 make_uint2(unsigned a, unsigned b) { return {a, b}; }
 static inline void kg_mma(float *d, uint4 a, uint2 b) { kg_mma_16816(d, &a.x, &b.x, d); }
 static inline void kg_mma_tf32(float *d, uint4 a, uint2 b) { kg_mma_16808(d, &a.x, &b.x, d); }
-static inline unsigned kg_tf32(float x) {
-  unsigned i; memcpy(&i, &x, 4);
-  return (i & 0x7f800000) == 0x7f800000 ? i : (i + 0x1000) & ~0x1fffu;
-}
 static inline float kg_half(float x) { return (float)(_Float16)x; }
 static inline unsigned kg_halves(float low, float high) {
   _Float16 h[2] = {(_Float16)low, (_Float16)high}; unsigned r; memcpy(&r, h, 4); return r;
+}
+static inline double kg_from_lane(double mine, int lane) { return kg_get(mine, lane); }
+static inline int kg_low_word(double x) { return (int)__double_as_longlong(x); }
+static inline double kg_raise_exponent(double x, int n) {
+  return __longlong_as_double(__double_as_longlong(x) + ((long long)((unsigned long long)n << 52)));
 }
 static inline void kg_raise(unsigned *word, unsigned x) { if (x > *word) *word = x; }
 static inline float kg_exp2(float x) { return exp2f(x); }

@@ -1,46 +1,17 @@
-"""Lowering rules: elementary functions written once over the primitives every SIMD machine has.
-
-A rule is a function ``(t, x, ...) -> block`` where ``t`` is the emitter of a target (the primitives are
-those of `kerngp.engine.render.llvm.Emitter`) and ``x`` a block of vectors. One text serves float32 and
-float64, every vector width and every instruction set. Nothing branches but ``sin`` and ``cos``, for large
-arguments. A target whose language has its own functions has no use for these rules.
-
-Accuracy is stated in ulps from the exact result and tested over the whole range of the dtype, for
-machines with fused multiply-add. Without it (``t.fused`` false) products are split where exactness
-matters, and the bounds grow to 3 ulp. NaN arguments give NaN everywhere, but for ``pow`` where C says
-otherwise.
+"""Lowering rules of exponentials, logarithm, powers, sine and cosine.
 
 Sources: the argument reductions are those of W. J. Cody and W. Waite, *Software Manual for the Elementary
-Functions* (1980), and of M. Payne and R. Hanek, *Radian reduction for trigonometric functions* (1983);
-the double-word arithmetic is that of T. J. Dekker, *A floating-point technique for extending the
-available precision* (1971).
+Functions* (1980), and of M. Payne and R. Hanek, *Radian reduction for trigonometric functions* (1983).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
-from kerngp.engine.formats import FORMATS, HALF_PI, LOG2E, float_bits, words
-
-__all__ = ["RULES"]
-
-Target = Any  # an emitter: the primitives, `dtype`, `width` and `fused`
-Value = Any  # a block of the target; numbers are accepted as real operands everywhere
-
-RULES: dict[str, Callable[..., Value]] = {}
-
-
-def _rule(name: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
-    def register(function: Callable[..., Value]) -> Callable[..., Value]:
-        RULES[name] = function
-        return function
-
-    return register
-
+from ..formats import FORMATS, HALF_PI, LOG2E, float_bits, words
+from .tools import Target, Value, double_mul, fast_two_sum, horner, rule, two_prod, two_sum
 
 # 1272 bits of 2/pi: enough to reduce the largest double and still have 110 good bits
 _TWO_OVER_PI = int(
@@ -52,56 +23,12 @@ _TWO_OVER_PI = int(
 )
 
 
-# ---------------------------------------------------------------------- polynomials, double words
-def _horner(t: Target, x: Value, coefficients: tuple[float, ...]) -> Value:
-    p: Value = coefficients[-1]
-    for c in coefficients[-2::-1]:
-        p = t.fma(x, p, c)
-    return p
-
-
-def _two_sum(t: Target, a: Value, b: Value) -> tuple[Value, Value]:
-    """``a + b`` rounded, and its error exactly."""
-    s = t.add(a, b)
-    from_b = t.sub(s, a)
-    return s, t.add(t.sub(a, t.sub(s, from_b)), t.sub(b, from_b))
-
-
-def _fast_two_sum(t: Target, a: Value, b: Value) -> tuple[Value, Value]:
-    """The same for ``|a| >= |b|`` (equal exponents and ``a == 0`` are fine too)."""
-    s = t.add(a, b)
-    return s, t.sub(b, t.sub(s, a))
-
-
-def _two_prod(t: Target, a: Value, b: Value, dtype: str) -> tuple[Value, Value]:
-    """``a * b`` rounded, and its error exactly; without fusion by splitting the factors into halves."""
-    p = t.mul(a, b)
-    if t.fused:
-        return p, t.fma(a, b, t.neg(p))
-
-    def halves(x: Value) -> tuple[Value, Value]:
-        wide = t.mul(x, FORMATS[dtype].split)
-        high = t.sub(wide, t.sub(wide, x))
-        return high, t.sub(x, high)
-
-    (ah, al), (bh, bl) = halves(a), halves(b)
-    cross = t.add(t.add(t.sub(t.mul(ah, bh), p), t.mul(ah, bl)), t.mul(al, bh))
-    return p, t.add(cross, t.mul(al, bl))
-
-
-def _double_mul(t: Target, a: tuple[Value, Value], b: tuple[Value, Value]) -> tuple[Value, Value]:
-    """Product of two double words of the target's dtype."""
-    p, error = _two_prod(t, a[0], b[0], t.dtype)
-    error = t.fma(a[0], b[1], t.fma(a[1], b[0], error))
-    return _fast_two_sum(t, p, error)
-
-
 # ---------------------------------------------------------------------- exponentials
 def _remainder(t: Target, x: Value, high: float, low: float, minus_n: Value) -> Value:
     """``x * (high + low) - n``, accurate although the terms cancel."""
     if t.fused:
         return t.fma(x, low, t.fma(x, high, minus_n))
-    product, error = _two_prod(t, x, t.const(high), t.dtype)
+    product, error = two_prod(t, x, t.const(high), t.dtype)
     return t.add(t.add(product, minus_n), t.fma(x, low, error))
 
 
@@ -120,7 +47,7 @@ def _scale_any(t: Target, p: Value, shifted: Value) -> Value:
     return t.mul(p, t.real_from_bits(t.shl(high, f.mantissa)))
 
 
-@_rule("exp")
+@rule("exp")
 def _exp(t: Target, x: Value) -> Value:
     """e**x, at most 2 ulp: overflows to inf, reaches 0 through the subnormals."""
     f = FORMATS[t.dtype]
@@ -129,11 +56,11 @@ def _exp(t: Target, x: Value) -> Value:
     shifted = t.fma(x, float(LOG2E), magic)
     n = t.sub(shifted, magic)
     r = t.fma(n, -f.ln2[1], t.fma(n, -f.ln2[0], x))
-    p = t.fma(t.fma(_horner(t, r, f.exp), r, 1.0), r, 1.0)
+    p = t.fma(t.fma(horner(t, r, f.exp), r, 1.0), r, 1.0)
     return _scale_any(t, p, shifted)
 
 
-@_rule("exp2")
+@rule("exp2")
 def _exp2(t: Target, x: Value) -> Value:
     """2**x, at most 2 ulp over the full range."""
     f = FORMATS[t.dtype]
@@ -148,10 +75,10 @@ def _exp2_sum(t: Target, high: Value, low: Value | None) -> Value:
     shifted = t.add(high, magic)
     r = t.sub(high, t.sub(shifted, magic))
     r = r if low is None else t.add(r, low)
-    return _scale_any(t, t.fma(_horner(t, r, f.exp2), r, 1.0), shifted)
+    return _scale_any(t, t.fma(horner(t, r, f.exp2), r, 1.0), shifted)
 
 
-@_rule("exp_scaled")
+@rule("exp_scaled")
 def _exp_scaled(t: Target, x: Value, c: float) -> Value:
     """exp(c * x) for a constant ``c``, at most 2 ulp over the full range."""
     f = FORMATS[t.dtype]
@@ -161,10 +88,10 @@ def _exp_scaled(t: Target, x: Value, c: float) -> Value:
     bounded = x if high == 0 else t.minimum(limit / abs(high), t.maximum(-limit / abs(high), x))
     shifted = t.fma(bounded, high, magic)
     r = _remainder(t, bounded, high, low, t.sub(magic, shifted))
-    return _scale_any(t, t.fma(_horner(t, r, f.exp2), r, 1.0), shifted)
+    return _scale_any(t, t.fma(horner(t, r, f.exp2), r, 1.0), shifted)
 
 
-@_rule("exp2_scaled_nonpos")
+@rule("exp2_scaled_nonpos")
 def _exp2_scaled_nonpos(t: Target, x: Value, k: float, accurate: bool = False) -> Value:
     """2**(k * x) where ``k * x <= 0`` is known: the cheap form of the inner loops.
 
@@ -177,7 +104,7 @@ def _exp2_scaled_nonpos(t: Target, x: Value, k: float, accurate: bool = False) -
     return _exp2_cheap(t, x, Fraction(k), accurate)
 
 
-@_rule("exp_scaled_nonpos")
+@rule("exp_scaled_nonpos")
 def _exp_scaled_nonpos(t: Target, x: Value, c: float, accurate: bool = False) -> Value:
     """exp(c * x) where ``c * x <= 0`` is known, for a constant ``c``.
 
@@ -190,7 +117,7 @@ def _exp_scaled_nonpos(t: Target, x: Value, c: float, accurate: bool = False) ->
     return _exp2_cheap(t, x, Fraction(c) * LOG2E, accurate)
 
 
-@_rule("exp_nonpos")
+@rule("exp_nonpos")
 def _exp_nonpos(t: Target, x: Value, accurate: bool = True) -> Value:
     """exp(x) where ``x <= 0`` is known, at most 2 ulp; results below 2**-126.5 (2**-1022.5) are exactly 0."""
     return _exp2_cheap(t, x, LOG2E, accurate)
@@ -205,7 +132,7 @@ def _exp2_cheap(t: Target, x: Value, k: Fraction, accurate: bool) -> Value:
         # no clamp: the fraction of an infinity is 0, and scaling saturates
         turns = x if high == 1.0 else t.mul(x, high)
         r = t.fraction(turns)
-        return t.scale(t.fma(_horner(t, r, f.exp2), r, 1.0), t.round_even(turns))
+        return t.scale(t.fma(horner(t, r, f.exp2), r, 1.0), t.round_even(turns))
     # the clamp lands where the exponent field becomes 0, so the product below is exactly 0
     limit = -f.bias / high
     q = t.minimum(limit, x) if high < 0 else t.maximum(limit, x)
@@ -220,7 +147,7 @@ def _exp2_cheap(t: Target, x: Value, k: Fraction, accurate: bool) -> Value:
         shifted = t.fma(q, high, magic)
         minus_n = t.sub(magic, shifted)
         r = _remainder(t, q, high, low, minus_n) if accurate else t.fma(q, high, minus_n)
-    p = t.fma(_horner(t, r, f.exp2), r, 1.0)
+    p = t.fma(horner(t, r, f.exp2), r, 1.0)
     return t.mul(p, t.real_from_bits(t.shl(t.bits(shifted), f.mantissa)))
 
 
@@ -238,7 +165,7 @@ def _decompose(t: Target, x: Value) -> tuple[Value, Value]:
     return e, m
 
 
-@_rule("log")
+@rule("log")
 def _log(t: Target, x: Value) -> Value:
     """Natural logarithm, at most 2 ulp, subnormals included; -inf at 0, NaN below.
 
@@ -250,7 +177,7 @@ def _log(t: Target, x: Value) -> Value:
     s = t.div(g, t.add(g, 2.0))
     z = t.mul(s, s)
     half_square = t.mul(t.mul(g, 0.5), g)
-    tail = t.fma(s, t.fma(z, _horner(t, z, f.log), half_square), t.mul(e, f.ln2[1]))
+    tail = t.fma(s, t.fma(z, horner(t, z, f.log), half_square), t.mul(e, f.ln2[1]))
     r = t.fma(e, f.ln2[0], t.sub(g, t.sub(half_square, tail)))
     r = t.select(t.lt(x, math.inf), r, x)
     return t.select(t.gt(x, 0.0), r, t.select(t.eq(x, 0.0), -math.inf, math.nan))
@@ -269,20 +196,20 @@ def _log2_double(t: Target, x: Value) -> tuple[Value, Value]:
     low = t.sub(m, t.sub(high, 1.0))
     inverse = t.div(1.0, high)
     s0 = t.mul(g, inverse)
-    p, error = _two_prod(t, s0, high, t.dtype)
+    p, error = two_prod(t, s0, high, t.dtype)
     remainder = t.sub(t.sub(t.sub(g, p), error), t.mul(s0, low))
-    s = _fast_two_sum(t, s0, t.mul(remainder, inverse))
-    z = _double_mul(t, s, s)
+    s = fast_two_sum(t, s0, t.mul(remainder, inverse))
+    z = double_mul(t, s, s)
     a, b = words(2 * LOG2E, t.dtype), words(2 * LOG2E / 3, t.dtype)
-    inner = _fast_two_sum(t, t.const(b[0]), t.fma(z[0], _horner(t, z[0], f.log2), b[1]))
-    inner = _double_mul(t, inner, z)
-    total, error = _fast_two_sum(t, t.const(a[0]), inner[0])
-    mantissa = _double_mul(t, (total, t.add(error, t.add(inner[1], a[1]))), s)
-    whole, error = _fast_two_sum(t, e, mantissa[0])
-    return _fast_two_sum(t, whole, t.add(error, mantissa[1]))
+    inner = fast_two_sum(t, t.const(b[0]), t.fma(z[0], horner(t, z[0], f.log2), b[1]))
+    inner = double_mul(t, inner, z)
+    total, error = fast_two_sum(t, t.const(a[0]), inner[0])
+    mantissa = double_mul(t, (total, t.add(error, t.add(inner[1], a[1]))), s)
+    whole, error = fast_two_sum(t, e, mantissa[0])
+    return fast_two_sum(t, whole, t.add(error, mantissa[1]))
 
 
-@_rule("pow")
+@rule("pow")
 def _pow(t: Target, x: Value, y: Value) -> Value:
     """x**y, at most 2 ulp, with the special cases of C: x**0 = 1**y = 1, NaN for x < 0 and fractional y."""
     f = FORMATS[t.dtype]
@@ -291,7 +218,7 @@ def _pow(t: Target, x: Value, y: Value) -> Value:
     high, low = _log2_double(t, size)
     # a larger |y| overflows or underflows unless |x| is 1; the clamp keeps every product finite
     clamp = 2.0 ** (f.mantissa + 18)
-    product, error = _two_prod(t, t.minimum(clamp, t.maximum(-clamp, y)), high, t.dtype)
+    product, error = two_prod(t, t.minimum(clamp, t.maximum(-clamp, y)), high, t.dtype)
     error = t.fma(t.minimum(clamp, t.maximum(-clamp, y)), low, error)
     limit = f.bias + f.mantissa + 5.0
     error = t.minimum(1.0, t.maximum(-1.0, error))
@@ -310,7 +237,7 @@ def _pow(t: Target, x: Value, y: Value) -> Value:
     return t.select(t.mask_or(t.eq(y, 0.0), t.eq(x, 1.0)), 1.0, r)
 
 
-@_rule("powi")
+@rule("powi")
 def _powi(t: Target, x: Value, n: int) -> Value:
     """x**n for a Python int ``n`` by repeated squaring: about ``|n|`` half ulps.
 
@@ -327,20 +254,20 @@ def _powi(t: Target, x: Value, n: int) -> Value:
     return t.const(1.0) if result is None else result
 
 
-@_rule("rsqrt")
+@rule("rsqrt")
 def _rsqrt(t: Target, x: Value) -> Value:
     """1 / sqrt(x), at most 2 ulp, and 0 at 0: the engine's convention keeps coincident points finite."""
     return t.select(t.eq(x, 0.0), 0.0, t.div(1.0, t.sqrt(x)))
 
 
 # ---------------------------------------------------------------------- sine and cosine
-@_rule("sin")
+@rule("sin")
 def _sin(t: Target, x: Value) -> Value:
     """Sine, at most 2 ulp for every finite argument; NaN at infinities. The sign of a zero is not kept."""
     return _quadrant(t, *_reduce(t, x), quarter=0)
 
 
-@_rule("cos")
+@rule("cos")
 def _cos(t: Target, x: Value) -> Value:
     """Cosine, at most 2 ulp for every finite argument; NaN at infinities."""
     return _quadrant(t, *_reduce(t, x), quarter=1)
@@ -352,11 +279,11 @@ def _quadrant(t: Target, r: Value, shifted: Value, quarter: int) -> Value:
     turn = t.bits(shifted)
     turn = t.iadd(turn, quarter) if quarter else turn
     z = t.mul(r, r)
-    sine = t.fma(t.mul(z, r), _horner(t, z, f.sin), r)
+    sine = t.fma(t.mul(z, r), horner(t, z, f.sin), r)
     half = t.mul(z, 0.5)
     one = t.sub(1.0, half)
     lost = t.sub(t.sub(1.0, one), half)
-    cosine = t.add(one, t.fma(t.mul(z, z), _horner(t, z, f.cos), lost))
+    cosine = t.add(one, t.fma(t.mul(z, z), horner(t, z, f.cos), lost))
     value = t.select(t.ieq(t.iand(turn, 1), 0), sine, cosine)
     sign = t.shl(t.iand(turn, 2), 30 if t.dtype == "float32" else 62)
     return t.real_from_bits(t.ixor(t.bits(value), sign))
@@ -426,19 +353,19 @@ def _payne_hanek(t: Target, x: Value) -> tuple[Value, Value]:
     with t.loop(0, 5 if t.dtype == "float32" else 22) as k:
         chunk = t.block([[t.load_splat(table, k)]])
         high, middle, low = (s.get() for s in sums)
-        for part in _two_prod(t, wide, chunk, "float64"):
+        for part in two_prod(t, wide, chunk, "float64"):
             part = t.fma(t.round_even(t.mul(part, 0.25)), -4.0, part)
-            high, error = _two_sum(t, high, part)
-            middle, error = _two_sum(t, middle, error)
+            high, error = two_sum(t, high, part)
+            middle, error = two_sum(t, middle, error)
             low = t.add(low, error)
         for s, value in zip(sums, (high, middle, low), strict=True):
             s.set(value)
-    high, middle = _two_sum(t, sums[0].get(), sums[1].get())
+    high, middle = two_sum(t, sums[0].get(), sums[1].get())
     low = sums[2].get()
     n = t.round_even(high)
-    fraction, middle = _two_sum(t, t.sub(high, n), middle)
+    fraction, middle = two_sum(t, t.sub(high, n), middle)
     pi = words(HALF_PI, "float64")
-    r, error = _two_prod(t, fraction, t.const(pi[0], like=wide), "float64")
+    r, error = two_prod(t, fraction, t.const(pi[0], like=wide), "float64")
     rest = t.fma(fraction, pi[1], t.mul(t.add(middle, low), pi[0]))
     n = t.fma(t.round_even(t.mul(n, 0.25)), -4.0, n)
     return t.to_real(t.add(r, t.add(error, rest))), t.add(t.to_real(n), FORMATS[t.dtype].magic)
