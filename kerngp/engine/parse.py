@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import FormulaError
-from . import words  # noqa: F401 (a table of words is entered where it is imported)
+from . import complex, differential, words  # noqa: F401 (a table of words is entered where it is imported)
 from .expr import AXES, Expr, as_expr, node, var
 from .syntax import ARITHMETIC, COMPARISONS, Step, located, of_numbers, postfix, suggestion
 from .vocabulary import KINDS, WORDS, Word
