@@ -15,8 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # What the suite knows of results, run on the CUDA backend
 CUDA_SUITE := tests/engine/test_cpu_backend.py tests/engine/test_entries.py tests/engine/test_mapreduce.py \
   tests/engine/test_ops.py tests/engine/test_ranges.py tests/engine/test_reductions.py \
+  tests/engine/test_folds.py tests/engine/test_define.py \
   tests/test_lazytensor_keops_style.py tests/test_lazytensor_ops.py tests/test_lazytensor_pairs.py \
-  tests/test_lazytensor_reductions.py
+  tests/test_lazytensor_reductions.py tests/test_complex.py tests/test_lookup.py
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo

@@ -214,9 +214,11 @@ def test_deferred_reductions_and_options() -> None:
     later = (LazyTensor(z) * Vj(0, 1)).sum(axis=1, call=False)
     y = torch.randn(N, 1, dtype=torch.float64)
     torch.testing.assert_close(later(y), (z * y[None]).sum(1))
-    out = torch.empty(M, 1, dtype=Z)
-    with pytest.raises(DTypeError, match="out has dtype complex128"):
-        (LazyTensor(z) * Vj(y)).sum(axis=1, out=out)
+    for out in (torch.empty(M, 1, dtype=Z), np.empty((M, 1), dtype=complex)):
+        assert (LazyTensor(z) * Vj(y)).sum(axis=1, out=out) is out
+        torch.testing.assert_close(torch.as_tensor(out), (z * y[None]).sum(1))
+    with pytest.raises(DTypeError, match=r"out has dtype torch\.float64; the result is complex"):
+        (LazyTensor(z) * Vj(y)).sum(axis=1, out=torch.empty(M, 1, dtype=torch.float64))
     with options(backend="reference"):
         torch.testing.assert_close((LazyTensor(z) * Vj(y)).sum(axis=1), (z * y[None]).sum(1))
 

@@ -110,7 +110,7 @@ def test_it_is_a_kernel_of_an_estimator(params) -> None:
 
 def test_what_it_tells_of_itself() -> None:
     assert gaussian.__name__ == "gaussian" and gaussian.__doc__ == "The squared exponential."
-    assert gaussian.parameters == {"lengthscale": 1.0}
+    assert gaussian.hyperparameters == {"lengthscale": 1.0}
     assert repr(gaussian) == "kernel(gaussian(x, y, lengthscale=1.0))"
     assert copy.deepcopy(gaussian) is gaussian and pickle.loads(pickle.dumps(gaussian)) is gaussian
     assert kerngp.torch.kernel is kerngp.numpy.kernel is kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,8 +44,31 @@ UNARY = {
     "neg": torch.neg,
     "step": lambda a: (a >= 0).double(),
     "inv": torch.reciprocal,
+    "tan": torch.tan,
+    "atan": torch.atan,
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "tanh": torch.tanh,
+    "expm1": torch.expm1,
+    "sigmoid": torch.sigmoid,
+    "softplus": torch.nn.functional.softplus,
+    "erf": torch.erf,
+    "erfc": torch.erfc,
+    "sinc": torch.sinc,
+    "sinxdivx": lambda a: a.sin() / a,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
 }
-POSITIVE = {"log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt}
+POSITIVE = {
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "log1p": torch.log1p,
+    "lgamma": torch.lgamma,
+    "digamma": torch.digamma,
+    "xlogx": lambda a: a * a.log(),
+}
 BINARY = {
     "add": operator.add,
     "sub": operator.sub,
@@ -52,6 +76,7 @@ BINARY = {
     "div": operator.truediv,
     "minimum": torch.minimum,
     "maximum": torch.maximum,
+    "atan2": torch.atan2,
     "lt": torch.lt,
     "le": torch.le,
     "gt": torch.gt,
@@ -80,7 +105,8 @@ def test_binary(name):
 
 
 def test_every_elementwise_op_of_the_table_is_a_method():
-    structural = {"powi"}  # its exponent is part of the formula: see power
+    # these have an integer that is part of the formula: see power, and lazytensor/composites.py
+    structural = {"powi", "polygamma", "round", "sinxdivx"}
     for op in OPS.values():
         if op.public and op.code is not None and op.name not in structural:
             method = getattr(LazyTensor, op.name)
@@ -371,3 +397,70 @@ def test_products_that_cannot_be():
         K @ torch.ones(M, dtype=torch.float64)
     with pytest.raises(ShapeError, match="5 columns meet 7 rows"):
         K @ K
+
+
+# ---------------------------------------------------------------- composites
+
+
+def test_inverse_functions():
+    x_i, y_j, x, y = pair()
+    t, u = (x_i - y_j).tanh(), (x - y).tanh()
+    for name in ("asin", "acos"):
+        same(getattr(t, name)(), getattr(torch, name)(u))
+
+
+def test_rounding_and_remainders():
+    x_i, y_j, x, y = pair()
+    same((x_i - y_j).round(2), torch.round(x - y, decimals=2))
+    same((x_i - y_j).round(np.int64(-1)), torch.round(x - y, decimals=-1))
+    same((x_i - y_j).mod(0.7), torch.remainder(x - y, 0.7))
+    same((x_i - y_j).mod(0.7, -0.35), (x - y) - 0.7 * torch.floor((x - y + 0.35) / 0.7))
+    same(x_i.mod(y_j.abs() + 1), torch.remainder(x, y.abs() + 1))
+    same((x_i - y_j).abs().polygamma(1), torch.polygamma(1, (x - y).abs()), rtol=1e-8)
+
+
+def test_mean_and_product_of_components():
+    x_i, y_j, x, y = pair(5)
+    same((x_i - y_j).mean(), (x - y).mean(-1, keepdim=True))
+    same((x_i - y_j).prod(dim=-1), (x - y).prod(-1, keepdim=True))
+    same((x_i - y_j).prod(axis=0), (x - y).prod(0))
+
+
+def test_one_hot_vectors():
+    x = torch.tensor([0.2, 2.0, 4.6, 9.0], dtype=torch.float64)
+    hot = torch.zeros(4, 1, 5, dtype=torch.float64)
+    hot[0, 0, 0] = hot[1, 0, 2] = 1
+    same(LazyTensor(x[:, None, None]).one_hot(5), hot)
+    with pytest.raises(FormulaError, match="expected an integer"):
+        LazyTensor(x[:, None, None]).one_hot(2.5)
+
+
+def test_products_of_matrices_and_tensors():
+    a_i, b_j, a, b = pair(6)
+    c_i, d_j, c, d = pair(3)
+    same(a_i.matvecmult(d_j), (a.reshape(M, 1, 2, 3) @ d[..., None]).squeeze(-1))
+    same(d_j.vecmatmult(a_i), (d[..., None, :] @ a.reshape(M, 1, 3, 2)).squeeze(-2))
+    same(c_i.tensorprod(d_j), (c[..., :, None] * d[..., None, :]).reshape(M, N, 9))
+    left, right = a.reshape(M, 1, 2, 3), b.reshape(1, N, 3, 2)
+    product = torch.einsum("mnij,mnjk->mnki", left.expand(M, N, 2, 3), right.expand(M, N, 3, 2))
+    same(a_i.keops_tensordot(b_j, (2, 3), [3, 2], 1, (0,), (1, 0)), product.reshape(M, N, 4))
+    kron = torch.einsum("mnij,mnkl->mnikjl", left.expand(M, N, 2, 3), right.expand(M, N, 3, 2))
+    same(a_i.keops_kron(b_j, [2, 3], [3, 2]), kron.reshape(M, N, 36))
+    with pytest.raises(FormulaError, match="does not fit.*operands have shapes"):
+        a_i.matvecmult(LazyTensor(torch.ones(1, N, 4, dtype=torch.float64)))
+
+
+def test_splines_and_alignments():
+    knots = torch.arange(6, dtype=torch.float64)
+    x = torch.rand(M, 1, 1, dtype=torch.float64) * 5
+    hats = torch.clamp(1 - (x - torch.arange(1, 5)).abs(), min=0)
+    same(Pm(knots).bspline(LazyTensor(x), 1), hats)
+    x_i, y_j, x, y = pair(1)
+    gamma = torch.tensor([0.3], dtype=torch.float64)
+    same(x_i.softdtw_sqdist(y_j, Pm(gamma)), (x - y).square())
+    same(x_i.softdtw_sqdist(y_j.concat(y_j), 0.3), 2 * (x - y).square())
+
+
+def test_hints_to_a_compiler_change_nothing():
+    x_i, y_j, x, y = pair()
+    same((x_i - y_j).factorize(x_i).auto_factorize(), x - y)

@@ -107,7 +107,8 @@ def adopt(
     Returns
     -------
     torch.Tensor
-        The same object for a torch tensor. Treat it as read-only: it may be the caller's memory.
+        The same object for a torch tensor, unless it is a negated view. Treat it as read-only: it may be
+        the caller's memory.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def adopt(
         )
     if (dtype is not None and t.dtype != dtype) or device is not None:
         t = t.to(device=device, dtype=dtype)
-    return t
+    return t.resolve_neg()  # the imaginary parts of a conjugate view have the other sign in memory
 
 
 def adopt_integers(name: str, value: Any) -> torch.Tensor:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from .cuda_planner import UNROLL, Gpu
 from .expr import variables
 from .moments import Moments, moments
-from .plan import Output, Plan
-from .planner import WIDE, Prepared, prepare
+from .plan import Output, Plan, slices
+from .planner import WIDE, Prepared, normal, prepare
 from .symmetry import Halved
 
 FEW_ROWS = 256  # up to here, each thread takes one row
 HALVE_ABOVE = 4096  # symmetric sums of more points visit each pair once
 SHORT = 4  # longest vectors of a symmetric sum that differences are fast enough for
+SLICE = 8  # components of a long value in one launch, if it is not summed
+PARTS = 4  # components of a state given by formulas beside inner sums too long to unroll: registers are few
 TENSOR_ABOVE = 1 << 22  # pairs from which tensor cores pay for their second launch
 SELECT_ABOVE = 1 << 15  # columns, for each of k, from which few groups of them hold candidates
 
@@ -146,10 +148,22 @@ def planned(
         return None
     if ranged and any(o.axis == "i" for o in outputs):  # these are launched over the transposed blocks
         return None
-    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), ranged)
+    ready = prepare(outputs, args, dtype, gpu, gpu.tensor, symmetric, (), FEW_ROWS if ranged else 0)
     if ready is None:
         return None
     wide = ready.plan.schedule.wide  # has no sums over i; and long values have code for sums only
+    if wide and any(o.reduction.law is not None and slices(o, PARTS) for o in outputs):
+        return None  # cut it first
     if any((t.code != "sum" and t.core.dim > UNROLL) or (wide and not t.by_row) for t in ready.plan.tasks):
         return None
     return ready
+
+
+@functools.lru_cache(maxsize=4096)
+def cut(o: Output, args: int, dtype: str, arch: str) -> tuple[Output, ...]:
+    """The output, a few components at a time if its state has too many for one kernel."""
+    form = normal((o,))[0]
+    if o.reduction.law is None or planned(form, args, dtype, Gpu(arch), False) is not None:
+        return (o,)
+    parts = slices(o, SLICE) or slices(o, PARTS)
+    return (o,) if parts is None else tuple([q for p in parts for q in cut(p, args, dtype, arch)])

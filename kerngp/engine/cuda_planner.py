@@ -71,9 +71,13 @@ class CudaSchedule:
         """Rows of a block of pairs that a block of threads takes: wide ones start at whole pieces of rows."""
         return self.tile - self.rows + 1 if self.wide else self.tile
 
-    def for_ranges(self, tasks: tuple[Task, ...]) -> CudaSchedule:
-        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
-        return replace(self, group=1) if any(t.code == "min" for t in tasks) else self
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> CudaSchedule:
+        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks.
+
+        The walk over ranges takes a few registers more; blocks of threads are small whatever the ``length``.
+        """
+        group = 1 if any(t.code == "min" for t in tasks) else self.group
+        return replace(self, group=group, blocks=min(self.blocks, 3))
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,13 @@ def _narrow(
 def _wide(tasks: tuple[Task, ...], dtype: str, slab: bool) -> CudaSchedule:
     results = sum(t.core.dim for t in tasks)
     rows = 4 if slab or results > 1 or dtype == "float64" else 8
+    states = any(t.code == "fold" for t in tasks)
+    if states and dtype == "float64":
+        rows = 2
     many = 8 if any(t.signal for t in tasks) else 4  # components of a long vector read both sides each
-    return CudaSchedule(True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or dtype == "float64" else 4)
+    return CudaSchedule(
+        True, 128, rows, 8, 4, 16, 4, 4, many, blocks=2 if slab or states or dtype == "float64" else 4
+    )
 
 
 def _tensor(tasks: tuple[Task, ...], fields: dict[str, tuple[Expr, ...]], words: int) -> CudaSchedule:

@@ -221,6 +221,8 @@ def _intern(op: str, args: tuple[Expr, ...], attr: tuple) -> Expr:
 
 def revive(program: Iterable[tuple[str, tuple[int, ...], tuple]]) -> list[Expr]:
     """The nodes of a flat program: (op, positions of the arguments, attributes), arguments first."""
+    from . import ops  # noqa: F401  (fills the table)
+
     nodes: list[Expr] = []
     for op, args, attr in program:
         nodes.append(_intern(op, tuple(nodes[k] for k in args), attr))
@@ -233,6 +235,8 @@ def _from_program(program: tuple[tuple[str, tuple[int, ...], tuple], ...]) -> Ex
 
 def node(op: str, *args: Expr, attr: tuple = ()) -> Expr:
     """The node ``op(*args; *attr)``; checks names, number of arguments and dimensions."""
+    if op not in OPS:
+        from . import ops  # noqa: F401  (fills the table)
     record = OPS.get(op)
     if record is None:
         import difflib

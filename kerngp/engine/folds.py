@@ -14,6 +14,7 @@ logarithm of a negative sum is NaN. Rows of the logarithm -inf, and entries of -
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from ..errors import FormulaError
 from .expr import Expr, const, node
@@ -155,7 +156,7 @@ def _finite(m: Expr) -> Expr:
     return comparing("lt", abs(m), INF, m, 0.0)
 
 
-def _shifted(r: Reduction, dim: int, sign: float, ones: bool, final) -> Law:
+def _shifted(r: Reduction, dim: int, sign: float, ones: bool, final: Callable[[int, Parts], Parts]) -> Law:
     """The law of (m, v); ``ones`` puts a weight of 1 before the others."""
 
     def parts(e: Expr) -> tuple[Expr, Expr]:

@@ -139,6 +139,9 @@ def launch(
             )
         return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
+    if any(a.is_neg() for a in args):  # views that torch negates when it reads them
+        args = tuple([a.resolve_neg() for a in args])
+        shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])
     backend = _backend(options, g)

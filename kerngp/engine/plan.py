@@ -215,9 +215,15 @@ class Schedule:
     fma: bool = True
     scaling: bool = False
 
-    def for_ranges(self, tasks: tuple[Task, ...]) -> Schedule:
-        """The same for blocks of pairs: a selection names its column at once, as groups end with blocks."""
-        return replace(self, columns=1) if any(t.code == "min" for t in tasks) else self
+    def for_ranges(self, tasks: tuple[Task, ...], length: int) -> Schedule:
+        """The same for blocks of pairs with so many rows.
+
+        Small blocks have small tiles. A selection names its column at once, as groups end with blocks.
+        """
+        rows = min(self.rows, -(-length // self.width))
+        if any(t.code == "min" for t in tasks):
+            return replace(self, rows=rows, columns=1)
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True)

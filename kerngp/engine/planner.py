@@ -29,7 +29,7 @@ EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150
 SELECT_FROM = 3  # dimension from which few points are as near as the error of an expanded distance
-MAX_MEMORY = 2500  # numbers that a formula may store for each pair
+MAX_MEMORY = 3000  # numbers that a formula may store for each pair
 WIDE = 16  # components of an output from which it has a pass of its own
 STATE = 80  # components of a state given by formulas, of which all are registers
 
@@ -82,14 +82,14 @@ def prepare(
     expand: bool,
     symmetric: bool,
     facts: Facts = (),
-    ranged: bool = False,
+    ranged: int = 0,
 ) -> Prepared | None:
     """The plan of a pass, or None if this kind of kernel cannot compute it.
 
     ``symmetric`` asks for one visit of each unordered pair: the caller knows that i and j index the
     same points and that the formula is symmetric in them, and passes the two outputs accordingly.
     ``facts`` are signs of parameters, which hold for the arguments of this call. ``ranged`` asks for a
-    kernel that visits blocks of pairs. For tensor cores every
+    kernel that visits blocks of pairs, with about so many rows. For tensor cores every
     distance is expanded, and there is no plan where that would cost accuracy.
     """
     exprs = tuple(simplify(-o.expr if o.reduction.negated else o.expr) for o in outputs)
@@ -124,9 +124,9 @@ def prepare(
         return None
     schedule = machine.choose(done, fields.fields, dtype)
     if ranged:
-        schedule = schedule.for_ranges(done)
+        schedule = schedule.for_ranges(done, ranged)
     i, j, p = (fields.fields[axis] for axis in "ijp")
-    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged)
+    plan = Plan(dtype, done, i, j, p, count, symmetric, schedule, ranged > 0)
     return Prepared(plan, signal, tuple(posts))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +54,12 @@ class Half:
         """The number of pairs."""
         return int((_length(self.targets) * self.columns).sum())
 
+    @functools.cached_property
+    def rows(self) -> int:
+        """Targets of a block, on the average over the work, rounded up to a power of two, at most 64."""
+        mean = -(-self.pairs // max(1, int(self.columns.sum())))
+        return min(64, 1 << (mean - 1).bit_length()) if mean else 1
+
     @property
     def extent(self) -> tuple[int, int]:
         """The smallest numbers of targets and of sources that hold all pairs."""
@@ -72,24 +78,55 @@ class Half:
         sources = np.clip(self.sources, source_lo, source_hi) - source_lo
         return _normal(targets, np.diff(self.starts), sources)
 
-    def work(self, rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The targets cut to at most ``rows``, as (start, end, first range, last range + 1), and the ranges.
+    def walk(self, rows: int) -> Walk:
+        """What a launch needs to know when targets are cut to groups of at most ``rows``."""
+        counts = -(-_length(self.targets) // rows)
+        groups = int(counts.sum())
+        return Walk(groups, -(-int((counts * self.columns).sum()) // max(1, groups)))
 
-        What takes longest comes first, so that it is not left for the end.
+    def tables(self, rows: int, splits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a kernel reads: groups of rows, and ranges of columns.
+
+        The first table is (groups, splits, 4): start and end of the rows, first and end of the ranges of
+        that part of the columns. What takes longest comes first, so that it is not left for the end.
         """
-        return _work(self, rows, device)
+        return _tables(self, rows, splits, device)
+
+
+class Walk(NamedTuple):
+    """How many groups of rows there are, and how many columns each meets on the average."""
+
+    groups: int
+    columns: int
 
 
 @functools.lru_cache(maxsize=16)
-def _work(half: Half, rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _tables(half: Half, rows: int, splits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    first, sources = _cut(half, splits)
     counts = -(-_length(half.targets) // rows)
     owner = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     start = half.targets[owner, 0] + (np.arange(len(owner)) - before[owner]) * rows
     end = np.minimum(start + rows, half.targets[owner, 1])
-    table = np.stack([start, end, half.starts[owner], half.starts[owner + 1]], 1)
+    own = np.stack([first[owner, :-1], first[owner, 1:]], 2)
+    table = np.concatenate([np.broadcast_to(np.stack([start, end], 1)[:, None], own.shape), own], 2)
     order = np.argsort(-half.columns[owner] * (end - start), kind="stable")
-    return torch.from_numpy(table[order]).to(device), torch.from_numpy(half.sources.copy()).to(device)
+    return torch.from_numpy(table[order]).to(device), torch.from_numpy(sources).to(device)
+
+
+def _cut(half: Half, splits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sources cut so that each target's are ``splits`` parts of equal length.
+
+    Returns where the parts start and end, (C, splits + 1), and the ranges.
+    """
+    if splits == 1:
+        return np.stack([half.starts[:-1], half.starts[1:]], 1), half.sources.copy()
+    place = np.concatenate([[0], np.cumsum(_length(half.sources))])  # of each range, all put in a row
+    parts = place[half.starts[:-1], None] + half.columns[:, None] * np.arange(splits + 1) // splits
+    cuts = np.unique(np.concatenate([place, parts.ravel()]))
+    piece = np.searchsorted(place, cuts[:-1], "right") - 1
+    begin = half.sources[piece, 0] + cuts[:-1] - place[piece]
+    return np.searchsorted(cuts, parts), np.stack([begin, begin + np.diff(cuts)], 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,7 +125,7 @@ def _recorded(r: Reduction) -> Reduction:
 
 @functools.lru_cache(maxsize=1024)
 def _raw(r: Reduction) -> Reduction:
-    return replace(r, outputs=("state",), final=lambda r, s: s)
+    return replace(r, outputs=("state",), final=lambda r, s: s, separable=False)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -203,6 +203,8 @@ def factor(f: Expr, summed: str) -> Factored:
     if number != 1.0:
         rest.insert(0, const(number))
     done = [None if e is None else simplify(e) for e in map(product, (rest, pair, signal))]
+    if f.dim > 1 and all(e is None or e.dim == 1 for e in done):  # a number that is repeated, after the sum
+        done[0] = widen(done[0] or const(1.0), f.dim)
     return Factored(done[0], done[1], done[2], f.dim)
 
 

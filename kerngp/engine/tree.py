@@ -38,7 +38,7 @@ class Tree:
         """[start, end) of each leaf."""
         return np.stack([self.starts[:-1], self.starts[1:]], 1)
 
-    def boxes(self, a: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def boxes(self, a: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
         """Lowest and highest values (nodes, dim) of the rows of an array, for each level from the root."""
         rows = a.detach().double().cpu().numpy()[self.order]
         lo, hi = np.minimum.reduceat(rows, self.starts[:-1]), np.maximum.reduceat(rows, self.starts[:-1])
@@ -46,7 +46,7 @@ class Tree:
         while len(lo) > 1:
             lo, hi = np.minimum(lo[::2], lo[1::2]), np.maximum(hi[::2], hi[1::2])
             levels.append((lo, hi))
-        return [(torch.from_numpy(lo), torch.from_numpy(hi)) for lo, hi in reversed(levels)]
+        return levels[::-1]
 
 
 def build_tree(points: torch.Tensor, leaf: int) -> Tree:

@@ -362,10 +362,12 @@ class LazyTensor:
         """The pair (m, s): the maximum m, and the sum of w exp(f - m) over i or j."""
     def maximum(self, other: Any) -> LazyTensor:
         """Elementwise: the larger of a and b."""
-    def mean(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
-        """The mean of the components of each vector."""
-    def mean_reduction(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
-        """The mean of the components of each vector."""
+    def mean(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The mean over i or j, or over the components of each vector."""
+    def mean_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The mean over i or j, or over the components of each vector."""
     def min(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
         """The smallest entry over i or j, or over the components of each vector."""
     def min_argmin(
@@ -414,10 +416,12 @@ class LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
     def power(self, other: Any) -> LazyTensor:
         """``self ** other``; an integer exponent keeps negative bases."""
-    def prod(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
-        """The product of the components of each vector."""
-    def prod_reduction(self, axis: int = -1, dim: int | None = None) -> LazyTensor:
-        """The product of the components of each vector."""
+    def prod(self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any) -> Any:
+        """The product over i or j, or over the components of each vector."""
+    def prod_reduction(
+        self, axis: int | None = -1, dim: int | None = None, call: bool = True, **settings: Any
+    ) -> Any:
+        """The product over i or j, or over the components of each vector."""
     @property
     def ranges(self) -> Ranges | None:
         """The blocks of pairs that reductions visit; None for all. Set it to what `from_matrix` makes."""

@@ -78,24 +78,6 @@ def mod(self: LazyTensor, modulus: Any, offset: Any = 0) -> LazyTensor:
 # ---------------------------------------------------------------- vectors
 
 
-def _inner(self: LazyTensor, name: str, axis: int, dim: int | None, make: Callable) -> LazyTensor:
-    if self._letter(axis if dim is None else dim) != "":
-        raise FormulaError(f"{name} is taken over the components of each vector, axis=-1.")
-    return combine(make, self)
-
-
-@method
-def mean(self: LazyTensor, axis: int = -1, dim: int | None = None) -> LazyTensor:
-    """The mean of the components of each vector."""
-    return _inner(self, "mean", axis, dim, ops.mean)
-
-
-@method
-def prod(self: LazyTensor, axis: int = -1, dim: int | None = None) -> LazyTensor:
-    """The product of the components of each vector."""
-    return _inner(self, "prod", axis, dim, ops.prod)
-
-
 @method
 def one_hot(self: LazyTensor, D: int) -> LazyTensor:
     """A vector of dim D for each number: 1 at the component of that number, rounded."""

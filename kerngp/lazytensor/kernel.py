@@ -24,8 +24,8 @@ class KernelFunction:
     Attributes
     ----------
     function : callable (x, y, **parameters) -> LazyTensor
-    parameters : dict of str to float
-        The numbers that are defaults of the function's arguments: its hyperparameters.
+    hyperparameters : dict of str to float
+        The arguments of the function whose defaults are numbers.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -39,7 +39,7 @@ class KernelFunction:
                 f"the kernel {self.__name__} takes {len(arguments)} arguments; expected (x, y, ...)."
             )
         defaults = {p.name: p.default for p in arguments[2:]}
-        self.parameters = {
+        self.hyperparameters = {
             k: v for k, v in defaults.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
         }
 

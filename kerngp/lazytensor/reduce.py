@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from .. import options as _options
-from ..engine.arrays import Kind, adopt, restore
+from ..engine.arrays import Kind, adopt, is_complex, restore
 from ..engine.expr import Expr
 from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
 from ..engine.reduction import Reduction
-from ..errors import FormulaError, OptionError, ShapeError
+from ..errors import DTypeError, FormulaError, OptionError, ShapeError
 from .pairs import visible
 
 Settings = dict[str, Any]
@@ -68,14 +68,25 @@ def deliver(out: torch.Tensor, kind: Kind | None, settings: Settings, flat: bool
     target = settings.get("out") if settings else None
     if target is None:
         return restore(out, kind)
+    out = out.detach()
+    if out.is_complex():
+        if not is_complex(target):
+            raise DTypeError(f"out has dtype {target.dtype}; the result is complex, of dtype {out.dtype}.")
+        _write(out.real, target.real)
+        _write(out.imag, target.imag)
+    else:
+        _write(out, target)
+    return target
+
+
+def _write(out: torch.Tensor, target: Any) -> None:
     place = adopt("out", target, writable=True)
     if place.shape != out.shape or place.dtype != out.dtype:
         raise ShapeError(
             f"out has shape {tuple(place.shape)} and dtype {place.dtype}; the result has shape "
             f"{tuple(out.shape)} and dtype {out.dtype}: make it like that."
         )
-    place.copy_(out.detach())
-    return target
+    place.copy_(out)
 
 
 def tensors(expr: Expr, operands: Operands, r: Reduction, letter: str, settings: Settings) -> Any:

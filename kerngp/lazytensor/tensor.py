@@ -70,6 +70,9 @@ class LazyTensor:
 
     Notes
     -----
+    ``K[k]`` and ``K[..., k:l]`` pick components of the vectors. ``K[rows, columns]`` with slices or index
+    arrays is a smaller LazyTensor; with an integer, or two index arrays, which pick pairs, it is an array.
+
     Reductions over i (``axis=0`` without batch axes) give (..., N, D), over j (``axis=1``) give
     (..., M, D), in the library of the arrays; ``axis=-1`` reduces the components of each vector and
     stays lazy. With torch tensors everything is differentiable, to any order. The design follows

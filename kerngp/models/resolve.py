@@ -165,7 +165,8 @@ def _at_points(string: KernelString, names: tuple[str, ...], x: Expr, y: Expr, *
 
 
 def _of_callable(function: Callable, n_features: int, params: dict[str, Any]) -> Kernel | MatrixKernel:
-    params = {**getattr(function, "parameters", {}), **params}  # defaults of a `kerngp.kernel`
+    defaults = getattr(function, "hyperparameters", None)  # of a `kerngp.kernel`
+    params = {**defaults, **params} if isinstance(defaults, dict) else params
     try:
         formula = FormulaKernel(function, params)
         formula.parts(*points(n_features), Arguments(2, torch.empty(0)))

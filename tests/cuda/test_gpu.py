@@ -12,6 +12,7 @@ from kerngp.engine import ops
 from kerngp.engine.backends import cuda
 from kerngp.engine.expr import Expr, Vi, Vj
 from kerngp.engine.mapreduce import map_reduce
+from kerngp.engine.ranges import Ranges
 from kerngp.engine.reductions import ARGKMIN, ARGMIN, LOGSUMEXP, SUM
 from kerngp.options import Options
 
@@ -50,6 +51,23 @@ def test_tensor_cores(D: int, E: int) -> None:
     args = tuple(a.cuda() for a in arguments(f, 3000, 4000, torch.float32, scale=2 * D**-0.5))
     assert_matches_reference(f, SUM, args, options=CUDA, tol=2000)
     assert_matches_reference(f, SUM, args, options=Options("cuda", "exact"), tol=512)
+
+
+@pytest.mark.parametrize("D", [3, 33])
+def test_blocks_of_pairs(D: int, dtype: torch.dtype) -> None:
+    f = gaussian(D) * Vj(2, 1)
+    args = on_gpu(f, 5000, 4000, dtype)
+    i, j = torch.tensor([[0, 33], [33, 4000], [4001, 5000]]), torch.tensor([[0, 1], [7, 90], [100, 4000]])
+    ranges = Ranges.from_matrix(i, j, torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1]]))
+    for r in (SUM, LOGSUMEXP, ARGMIN, ARGKMIN(5)):
+        for axis in ("j", "i"):
+            got = map_reduce(f, r, args, axis=axis, ranges=ranges, options=CUDA)
+            want = map_reduce(f, r, args, axis=axis, ranges=ranges, options=Options(backend="reference"))
+            assert isinstance(got, torch.Tensor) and isinstance(want, torch.Tensor)
+            if r is SUM or r is LOGSUMEXP:
+                assert_close(got, want, 1e-3 if dtype == torch.float32 else 1e-9)
+            else:
+                assert (got == want).double().mean() > 0.99  # near ties may differ
 
 
 def test_symmetric_sums() -> None:

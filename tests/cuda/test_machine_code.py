@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Output, ...]] = {
     "argmin 100": one(q(100), ARGMIN),
     "neighbours 10": one(q(10), ARGKMIN(10)),
     "softmax 3": one(weighted_entry(-q(3), Vj(2, 3)), SUMSOFTMAXWEIGHT),
+    "softmax 100": one(weighted_entry(-q(100), Vj(2, 4)), SUMSOFTMAXWEIGHT),
     "product 3": one(gaussian(3), PROD),
     "gradients 3": gradients(3),
     "long gradient": one(gaussian(33) * (Vi(0, 33) - Vj(1, 33))),
@@ -166,6 +167,17 @@ def test_everything_compiles_into_registers(case: str, dtype: str, arch: str) ->
         assert use.registers <= limit, f"{name} of {case} takes {use.registers} registers"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [c for c in CASES if c != "gradients 3"])
+def test_kernels_of_blocks_compile_into_registers(case: str, dtype: str) -> None:
+    ready = prepare(CASES[case], 4, dtype, Gpu("sm_90", few=True), False, False, (), 64)
+    assert ready is not None and ready.plan.ranged
+    options = ("--gpu-architecture=sm_90", *cuda.OPTIONS, "--ptxas-options=-v")
+    for name, use in sass.usage(nvrtc.compile_with_log(render(ready.plan), options)[1]).items():
+        assert use.spills == 0 and use.stack == 0, f"{name} of {case} spills: {use}"
+        assert use.registers <= REGISTERS, f"{name} of {case} takes {use.registers} registers"
+
+
 def slots(case: str, dtype: str) -> float:
     """Issue slots for each pair, or pair and component."""
     image, _ = compiled(case, dtype, "sm_90")
@@ -192,14 +204,19 @@ def test_every_formula_is_accepted_by_the_real_compiler(name: str, dtype: str) -
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_op_is_accepted_by_the_real_compiler(dtype: str) -> None:
     total: Expr | None = None
+    numbered = {"powi": 3, "round": 2, "sinxdivx": 1, "polygamma": 1}
     for name, op in sorted(OPS.items()):
         if op.code is None or name in ("exp_scaled", "exp_nonpos"):
             continue
         args = (Vi(0, 1), Vj(1, 1), Vi(0, 1) * Vj(1, 1))[: op.arity]
-        value = node(name, *args, attr=(3,) if name == "powi" else ())
+        value = node(name, *args, attr=(numbered[name],) if name in numbered else ())
         total = value if total is None else total + value
     assert total is not None
-    ready = prepare(one(total), 2, dtype, Gpu("sm_90"), False, False)
+    total = total + ops.dot(ops.matvecmult(Vi(2, 400), Vj(3, 20)), ops.one_hot(Vj(1, 1), 20))
+    total = total + ops.vector_argmax(Vj(3, 20) * Vi(0, 1)) * ops.softdtw_sqdist(
+        Vi(4, 5), Vj(3, 20), Vi(0, 1)
+    )
+    ready = prepare(one(total), 5, dtype, Gpu("sm_90"), False, False)
     assert ready is not None
     assert nvrtc.compile(render(ready.plan), ("--gpu-architecture=sm_90", *cuda.OPTIONS))
 

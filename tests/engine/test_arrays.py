@@ -10,7 +10,21 @@ import pandas as pd
 import pytest
 import torch
 
-from kerngp.engine.arrays import NUMPY, TORCH, adopt, check_finite, is_number, kind_of, restore
+import kerngp
+from kerngp.engine.arrays import (
+    NUMPY,
+    TORCH,
+    adopt,
+    adopt_complex,
+    check_finite,
+    is_complex,
+    is_number,
+    kind_of,
+    restore,
+)
+from kerngp.engine.expr import Vi, Vj
+from kerngp.engine.mapreduce import map_reduce
+from kerngp.engine.reductions import SUM
 from kerngp.errors import DataError, DTypeError, ShapeError
 
 
@@ -227,3 +241,47 @@ def test_check_finite():
         check_finite("y", torch.tensor([float("inf"), float("-inf")]))
     with pytest.raises(ValueError):
         check_finite("y", torch.tensor([float("nan")]))
+
+
+# ---------------------------------------------------------------- complex numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (torch.zeros(2, dtype=torch.complex64), True),
+        (np.zeros(2, dtype=np.complex128), True),
+        (np.complex64(1), True),
+        (1j, True),
+        ([1.0, 2j], True),
+        (torch.zeros(2), False),
+        (np.zeros(2), False),
+        (1.0, False),
+        ([1.0, 2.0], False),
+        ("complex", False),
+    ],
+)
+def test_complex_values_are_recognised(value, want: bool) -> None:
+    assert is_complex(value) is want
+
+
+def test_parts_of_complex_arrays() -> None:
+    z = torch.randn(3, 2, dtype=torch.complex128)
+    for value in (z, z.numpy(), z.tolist(), z.conj().conj()):
+        re, im = adopt_complex("z", value)
+        assert torch.equal(re.double(), z.real.contiguous()) and torch.equal(im.double(), z.imag.contiguous())
+    re, im = adopt_complex("z", z.conj())
+    assert torch.equal(im, -z.imag) and not im.is_neg()
+    re, im = adopt_complex("x", z.real)
+    assert torch.equal(re, z.real) and not im.any()
+
+
+def test_negated_views_keep_their_sign() -> None:
+    z = torch.randn(3, 1, dtype=torch.complex128)
+    negated = z.conj().imag
+    assert negated.is_neg()
+    assert adopt("x", negated).data_ptr() != z.imag.data_ptr()
+    got = map_reduce(Vi(0, 1) * Vj(1, 1), SUM, (negated, torch.ones(1, 1, dtype=torch.float64)))
+    assert torch.equal(got, -z.imag)
+    lazy = kerngp.Vi(z.imag) + kerngp.Vi(negated)  # the same memory, but not the same numbers
+    assert not lazy.dense().any()

@@ -282,3 +282,17 @@ def test_numpy_numbers_are_numbers() -> None:
     assert x * np.float32(0.5) is x * 0.5
     assert x + np.int64(3) is x + 3
     assert x ** np.int64(3) is x**3
+
+
+def test_formulas_need_no_import_but_their_own() -> None:
+    """Operators and unpickling find the ops in a process that has imported nothing else."""
+    x, y = Vi(0, 2), Vj(1, 2)
+    code = (
+        "import pickle, sys\n"
+        "from kerngp.engine.expr import Vi, Vj\n"
+        f"f = pickle.loads({pickle.dumps(x - y)!r})\n"
+        "assert f is Vi(0, 2) - Vj(1, 2)\n"
+    )
+    for program in (code, "from kerngp.engine.expr import Vi, Vj\nassert (Vi(0, 1) * Vj(1, 1)).dim == 1"):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr

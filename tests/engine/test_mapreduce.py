@@ -560,3 +560,15 @@ def test_options_are_scoped_and_captured_for_backward(launches) -> None:
     assert launches.compiled == 0 and launches.reference > 0
     map_reduce(f, SUM, [a.detach() for a in args])
     assert launches.compiled == 1
+
+
+@pytest.mark.parametrize("axis", ["j", "i", "ij"])
+@pytest.mark.parametrize("dim", [4, 20])
+def test_a_number_that_is_repeated(axis: str, dim: int, dtype: torch.dtype, launches) -> None:
+    """Sums of formulas whose only vector is a repetition, as the gradient of a sum of components is."""
+    x, y, p = Vi(0, 1), Vj(1, 1), Pm(2, 1)
+    for core in (x, y, p * p, x * y, ops.exp(x * y) * x * y, 0.0 * x + 2.5):
+        args = (torch.rand(7, 1, dtype=dtype), torch.rand(9, 1, dtype=dtype), torch.rand(1, dtype=dtype))
+        launches.clear()
+        assert_matches_reference(ops.widen(core, dim), SUM, args, axis=axis, sizes=(7, 9))
+        assert launches.compiled >= 1

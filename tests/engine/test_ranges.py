@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from comparison import EPS, arguments, assert_close
 
+from kerngp.engine.backends import reference
+from kerngp.engine.backends.cpu import machine
+from kerngp.engine.backends.cuda_host import run_in_pieces
 from kerngp.engine.expr import Expr, Pm, Vi, Vj
 from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.ops import exp, sqdist
-from kerngp.engine.plan import Output
+from kerngp.engine.plan import Output, measure, shapes_of
+from kerngp.engine.planner import prepare
 from kerngp.engine.ranges import NAMES, Ranges, from_matrix, swap_axes
 from kerngp.engine.reductions import (
     ARGKMIN,
@@ -34,7 +39,7 @@ Tensor = torch.Tensor
 REFERENCE = Options(backend="reference")
 REDUCTIONS = [SUM, LOGSUMEXP, MIN, MAX, ARGMIN, ARGMAX, MIN_ARGMIN, MAX_ARGMAX]
 REDUCTIONS += [KMIN(3), ARGKMIN(3), KMIN_ARGKMIN(3)]
-SIZES = [(1, 1), (7, 31), (33, 7), (130, 257)]
+SIZES = {"j": [(1, 1), (7, 31), (130, 257)], "i": [(33, 7), (130, 257)]}
 
 
 def gauss(D: int) -> Expr:
@@ -97,7 +102,7 @@ def assert_matches(
 @pytest.mark.parametrize("axis", ["j", "i"])
 def test_reductions(r, axis, dtype, launches):
     f = gauss(3) * Vj(2, 2) + Vi(3, 2)
-    for M, N in [s for s in SIZES if min(s) >= r.k]:
+    for M, N in [s for s in SIZES[axis] if min(s) >= r.k]:
         ranges, mask = structure(M, N)
         args = arguments(f, M, N, dtype)
         launches.clear()
@@ -151,6 +156,34 @@ def test_many_small_blocks():
     args = arguments(f, n, n)
     for r, axis in itertools.product((SUM, LOGSUMEXP, ARGMIN, ARGMAX), "ji"):
         assert_matches(f, r, args, ranges, keep, axis)
+
+
+@pytest.mark.parametrize("r", [SUM, LOGSUMEXP, MIN_ARGMIN, KMIN_ARGKMIN(3)], ids=str)
+@pytest.mark.parametrize("D", [2, 30])
+def test_few_rows_share_their_columns(r, D, dtype, launches):
+    """Work is split along j; parts end within ranges, and are merged."""
+    M, N = 50, 9000
+    i, j = torch.tensor([[3, 30], [30, 47]]), partition(N, 6)
+    keep = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 1]])
+    mask = torch.zeros(M, N, dtype=torch.bool)
+    for k, l in torch.nonzero(keep).tolist():  # noqa: E741
+        mask[i[k, 0] : i[k, 1], j[l, 0] : j[l, 1]] = True
+    f = gauss(D) * Vj(2, 1)
+    args = arguments(f, M, N, dtype, scale=0.5)
+    assert_matches(f, r, args, Ranges.from_matrix(i, j, keep), mask, "j")
+    assert launches.compiled == 1
+
+
+def test_tables_cut_the_columns_in_equal_parts():
+    half = structure(300, 5000, 7)[0].i
+    for splits in (1, 3, 8):
+        table, ranges = half.tables(16, splits, torch.device("cpu"))
+        rows, columns = table[..., 1] - table[..., 0], torch.zeros(len(table), splits, dtype=torch.int64)
+        for (g, s), (lo, hi) in zip(np.ndindex(*columns.shape), table[..., 2:].reshape(-1, 2), strict=True):
+            columns[g, s] = (ranges[lo:hi, 1] - ranges[lo:hi, 0]).sum()
+        assert int((rows * columns).sum()) == half.pairs and int(rows.max()) <= 16
+        assert int((columns.amax(1) - columns.amin(1)).max()) <= 1
+        assert half.walk(16).groups == len(table)
 
 
 def test_both_axes_and_batches(dtype):
@@ -227,6 +260,19 @@ def test_only_the_blocks_are_visited(launches):
     assert launches.compiled == 2 and ranges.pairs == 10 * n
 
 
+@pytest.mark.cpu_only
+def test_small_blocks_have_small_tiles(dtype):
+    f, name = gauss(2) * Vj(2, 1), str(dtype).removeprefix("torch.")
+    plans = [prepare((Output(f, SUM),), 3, name, machine(), False, False, (), n) for n in (0, 1, 64)]
+    none, small, large = (p.plan for p in plans if p is not None)
+    assert (none.ranged, small.ranged, large.ranged) == (False, True, True)
+    assert small.schedule.rows == 1 and large.schedule.rows == none.schedule.rows > 1
+    for length, rows in ((1, 1), (5, 8), (32, 32), (500, 64)):
+        ends = torch.arange(3) * length
+        each = torch.stack([ends, ends + length], 1)
+        assert Ranges.from_matrix(each, each, torch.eye(3)).i.rows == rows
+
+
 # ---------------------------------------------------------------- gradients
 
 
@@ -234,9 +280,9 @@ def test_only_the_blocks_are_visited(launches):
 @pytest.mark.parametrize("axis", ["j", "i"])
 def test_gradients(r, axis):
     f = gauss(2) * Vj(2, 1) * Pm(3, 1) + Vi(4, 1)
-    M, N = 9, 8
+    M, N = 6, 5
     ranges, mask = structure(M, N, 3, 0.6)
-    while not (mask.sum(0).min() == 0 and mask.sum() > 20):
+    while not (mask.sum(0).min() == 0 and mask.sum() > 8):
         ranges, mask = structure(M, N, 3, 0.6)
     args = tuple(a.requires_grad_() for a in arguments(f, M, N))
     covered = mask.any(1) if axis == "j" else mask.any(0)
@@ -270,6 +316,25 @@ def test_batched_gradients():
     f = gauss(2) * Vj(2, 1)
     args = tuple(a.requires_grad_() for a in arguments(f, 6, 7, batch={0: (2,), 2: (3, 1)}))
     assert torch.autograd.gradcheck(lambda *a: map_reduce(f, SUM, a, ranges=ranges), args)
+
+
+@pytest.mark.parametrize("r", [SUM, LOGSUMEXP, ARGMIN, KMIN_ARGKMIN(2)], ids=str)
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_pieces_of_large_data_keep_their_blocks(r, axis):
+    ranges, mask = structure(90, 70)
+    f = gauss(2) * Vj(2, 1)
+    args = arguments(f, 90, 70)
+    g = measure((Output(f, r, axis),), shapes_of(args), (None, None)).within(ranges)
+    calls = []
+
+    def run(outputs, piece, part):
+        calls.append((part.M, part.N))
+        return reference.run(outputs, piece, part, 1 << 26)
+
+    (got,) = run_in_pieces((Output(f, r, axis),), args, g, torch.device("cpu"), 4000, run)
+    assert len(calls) > 3 and calls[0] < (90, 70)
+    for x, y in zip(got, masked(f, r, args, mask, axis), strict=True):
+        assert_close(x, y, 1e-12)
 
 
 # ---------------------------------------------------------------- the structure

@@ -25,13 +25,17 @@ from comparison import (
     assert_same_values,
     exact,
 )
+from test_ranges import assert_matches
 
 from kerngp.engine import autograd, expr, folds, ops, planner, reductions, rewrite
+from kerngp.engine import ranges as engine_ranges
 from kerngp.engine.backends import cpu
 from kerngp.engine.expr import OPS, Expr, Vi, Vj, node
 from kerngp.engine.folds import MEAN, PROD, SUMSOFTMAXWEIGHT
 from kerngp.engine.mapreduce import map_reduce_many
 from kerngp.engine.plan import Output
+from kerngp.engine.ranges import Ranges
+from kerngp.engine.reduction import Reduction
 from kerngp.engine.reductions import KMIN_ARGKMIN, LOGSUMEXP, MIN_ARGMIN, SUM
 from kerngp.engine.render import tile
 
@@ -339,6 +343,49 @@ def test_gradient_summed_over_the_wrong_axis(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # ---------------------------------------------------------------- the helper itself
+
+
+# ---------------------------------------------------------------- blocks of pairs
+
+
+def blocks() -> tuple[Ranges, torch.Tensor]:
+    """Rows 0, ..., 29 of 90 meet every third column of 90, but for the last ones."""
+    columns = torch.arange(0, 81, 3)
+    j = torch.stack([columns, columns + 1], 1)
+    mask = torch.zeros(90, 90, dtype=torch.bool)
+    mask[:30, columns] = True
+    return Ranges.from_matrix([[0, 30]], j, torch.ones(1, len(j))), mask
+
+
+def check_blocks(f: Expr, r: Reduction, axis: str = "j") -> Callable[[], None]:
+    ranges, mask = blocks()
+    args = random_args(f, 90, 90, torch.float64)
+    return lambda: assert_matches(f, r, args, ranges, mask, axis)
+
+
+@pytest.mark.parametrize("axis", ["j", "i"])
+def test_rows_without_pairs_that_are_not_neutral(axis, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = lambda: monkeypatch.setattr(cpu, "without_pairs", lambda o, results, g: results)  # noqa: E731
+    caught(check_blocks(-ops.sqdist(Vi(0, 3), Vj(1, 3)), LOGSUMEXP, axis), plant)
+
+
+def test_blocks_that_are_not_transposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over i that still sees the blocks from i."""
+    plant = lambda: monkeypatch.setattr(Ranges, "swap_axes", lambda self: self)  # noqa: E731
+    caught(check_blocks(GAUSSIAN, SUM, "i"), plant)
+
+
+def test_blocks_cut_without_their_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a block beyond a whole number of tiles are left out, but for one."""
+    tables = engine_ranges._tables
+
+    def whole(half, rows, splits, device):
+        table, sources = tables(half, rows, splits, device)
+        part = table[..., 1] - table[..., 0] < rows
+        table[..., 1] = torch.where(part, table[..., 0] + 1, table[..., 1])
+        return table, sources
+
+    caught(check_blocks(GAUSSIAN, SUM), lambda: monkeypatch.setattr(engine_ranges, "_tables", whole))
 
 
 def test_close_notices_shape_nan_and_infinity() -> None:

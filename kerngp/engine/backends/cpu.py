@@ -27,7 +27,7 @@ from ..rewrite import Facts
 from ..threads import parallel
 from . import reference
 from .halves import halved, joined, side, without_pairs
-from .layout import LINE, Layout, Walk, group_rows, layout
+from .layout import LINE, Layout, group_rows, layout
 
 Tensor = torch.Tensor
 name = "cpu"
@@ -151,7 +151,7 @@ def _plan_call(
         count = len(args)
     centres = _centres(form, args, g) if options.precision != "exact" and expandable(form) else None
     facts = _facts(form, args)
-    ranged = g.ranges is not None
+    ranged = 0 if g.ranges is None else g.ranges.i.rows
     ready = prepare(form, count, _name(g.dtype), machine(), bool(centres), half is not None, facts, ranged)
     if ready is None:
         return None
@@ -207,7 +207,8 @@ def _execute(
     signal = _signal(ready, args, g)
     kept = max([o.reduction.k for o in outputs])
     threads = options.threads or torch.get_num_threads()
-    walk, tables = _walk(plan, g)
+    rows = group_rows(plan)
+    walk = None if g.ranges is None else g.ranges.i.walk(rows)
     shape = None if signal is None else shapes_of((signal,))[0]
     lay = layout(plan, replace(g, ranges=None), shapes_of(args), shape, kept, threads, walk)
     ctx = lay.record.from_buffer_copy(lay.numbers)
@@ -215,6 +216,7 @@ def _execute(
         ctx[slot] = args[k].data_ptr()
     if signal is not None:
         ctx[lay.signal] = signal.data_ptr()
+    tables = () if g.ranges is None else g.ranges.i.tables(rows, lay.splits, g.device)
     for slot, table in zip(lay.walk, tables, strict=True):
         ctx[slot] = table.data_ptr()
     work = torch.empty(lay.work, dtype=torch.uint8)
@@ -230,14 +232,6 @@ def _execute(
         ctx[lay.sums_slot] = sums.data_ptr()
     _run_threads(code, lay, ctypes.addressof(ctx))
     return _finish(ready, outputs, args, g, arrays, sums, lay.splits)
-
-
-def _walk(plan: Plan, g: Geometry) -> tuple[Walk | None, tuple[Tensor, ...]]:
-    """For blocks of pairs: what the layout needs to know of them, and the tables the kernel reads."""
-    if g.ranges is None:
-        return None, ()
-    tables = g.ranges.i.work(group_rows(plan), g.device)
-    return Walk(len(tables[0]), g.ranges.pairs), tables
 
 
 def _run_threads(code: Binary, lay: Layout, ctx: int) -> None:

@@ -44,7 +44,6 @@ LOG = logging.getLogger("kerngp")
 
 OPTIONS = ("--std=c++17", "--fmad=false")  # products and sums are fused where the renderer says so
 _ANY = torch.device("cuda")
-SLICE = 8  # components of a long value in one launch, if it is not summed
 # Largest squared distance from the centre that tensor cores take: in units of the exponent; of selections,
 # which scale by it.
 NORM_LIMIT, SELECT_LIMIT = 128.0, 2.0**60
@@ -318,6 +317,16 @@ def run(
         found = _recipe(outputs, shapes or shapes_of(args), g, device, options.precision)
         if found is not None:
             return [_follow(found, args, g, device)]
+    cuts = [cuda_choice.cut(o, len(args), _name(g), device.arch) for o in outputs]
+    if any(len(parts) > 1 for parts in cuts):
+        rest = tuple([parts[0] for parts in cuts if len(parts) == 1])
+        others = iter(run(rest, args, g, options) if rest else ())
+        return [
+            next(others)
+            if len(parts) == 1
+            else _side_by_side([run((p,), args, g, options)[0] for p in parts])
+            for parts in cuts
+        ]
     if g.device.type != device.place.type:
         move: Any = lambda o, a, piece: run(o, a, piece, options)  # noqa: E731
         return run_in_pieces(outputs, args, g, device.place, device.room(), move)
@@ -408,11 +417,15 @@ def _pass(
             results.update(zip(part, _pass(part, outputs, args, g, device, options), strict=True))
         return [results[k] for k in group]
     o = outputs[first]
-    parts = slices(o, SLICE) if o.reduction.code != "sum" else None
+    parts = slices(o, cuda_choice.SLICE) if o.reduction.code != "sum" and o.reduction.law is None else None
     if parts is not None:
-        found = [_pass((0,), (part,), args, g, device, options)[0] for part in parts]
-        return [tuple([torch.cat(values, -1) for values in zip(*found, strict=True)])]
+        return [_side_by_side([_pass((0,), (part,), args, g, device, options)[0] for part in parts])]
     return reference.run((o,), args, g, options.memory_limit)
+
+
+def _side_by_side(results: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Results of some components each, as one."""
+    return tuple([torch.cat(values, -1) for values in zip(*results, strict=True)])
 
 
 def _generated(
@@ -520,17 +533,18 @@ def _execute(
     signs = tuple([-1 if o.reduction.negated else 1 for o in outputs])
     shape = None if signal is None else shapes_of((signal,))[0]
     shapes = shapes_of(args)
-    tables = () if g.ranges is None else g.ranges.i.work(plan.schedule.rows_of_range, g.device)
-    groups = len(tables[0]) if tables else 0
+    rows = plan.schedule.rows_of_range
+    walk = None if g.ranges is None else g.ranges.i.walk(rows)
     sizes = replace(g, ranges=None)
 
     results = [] if arrays is None else arrays
 
     def layout(plan: Plan) -> CudaLayout:
-        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, groups)
+        return cuda_layout(plan, sizes, shapes, shape, kept, signs, device.multiprocessors, walk)
 
     def launch(plan: Plan) -> None:
         lay = layout(plan)
+        tables = () if g.ranges is None else g.ranges.i.tables(rows, lay.splits, g.device)
         numbers = array.array("q", lay.numbers)
         for slot, k in lay.bind:
             numbers[slot] = args[k].data_ptr()

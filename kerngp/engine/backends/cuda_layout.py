@@ -16,6 +16,7 @@ import torch
 from ..cuda_planner import CudaSchedule
 from ..expr import variables
 from ..plan import Geometry, Plan, Shape
+from ..ranges import Walk
 from ..render.cuda_context import CudaContext
 from ..render.cuda_mma import form_of, fragments
 from ..render.cuda_tile import PACK_THREADS, Records, slab_ranges, slabbed
@@ -64,11 +65,11 @@ def cuda_layout(
     kept: int,
     signs: tuple[int, ...],
     multiprocessors: int,
-    groups: int = 0,
+    walk: Walk | None = None,
 ) -> CudaLayout:
     """Lay out a launch of ``plan`` on arrays of these shapes, whose batch axes are one axis or none.
 
-    ``groups`` is the number of groups of rows of a ranged plan.
+    ``walk`` belongs to a ranged plan.
     """
     s = plan.schedule
     assert isinstance(s, CudaSchedule)
@@ -84,9 +85,10 @@ def cuda_layout(
     columns = signal.shape[-1] if signal else 1
     slabs = _slabs(plan, columns)
     summed = sum(t.core.dim for t in plan.tasks if not t.by_row)
-    slots = groups if plan.ranged else min(tiles, SLOTS) if summed else tiles
-    blocks = batches * slots * slabs
-    splits, chunk = (1, g.N) if plan.ranged else _split(plan, g, blocks, multiprocessors)
+    slots, meets = min(tiles, SLOTS) if summed else tiles, g.N
+    if walk is not None:
+        slots, meets = walk
+    splits, chunk = _split(plan, meets, batches * slots * slabs, multiprocessors)
 
     def put(slot: int, value: int) -> None:
         numbers[slot] = value
@@ -207,11 +209,11 @@ def _slabs(plan: Plan, columns: int) -> int:
     return sum(-(-(hi - lo) // s.slab) for lo, hi in slab_ranges(plan))
 
 
-def _split(plan: Plan, g: Geometry, blocks: int, multiprocessors: int) -> tuple[int, int]:
-    """Ranges of j for different blocks, from the shapes and the device alone."""
+def _split(plan: Plan, n: int, blocks: int, multiprocessors: int) -> tuple[int, int]:
+    """Parts of n columns for different blocks, from the shapes and the device alone."""
     s = plan.schedule
     least = 4 * max(s.step, 128)
     most = min(MOST_SPLITS.get(t.code, 128) for t in plan.tasks)
-    parts = max(1, min(-(-WAVES * multiprocessors // blocks), g.N // least, most))
-    chunk = -(-g.N // (parts * s.step)) * s.step
-    return -(-g.N // chunk), chunk
+    parts = max(1, min(-(-WAVES * multiprocessors // blocks), n // least, most))
+    chunk = -(-n // (parts * s.step)) * s.step
+    return -(-n // chunk), chunk

@@ -10,12 +10,12 @@ import ctypes
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..expr import variables
 from ..plan import Geometry, Plan, Shape
+from ..ranges import Walk
 from ..render.context import Context
 
 SPLIT_ITEMS = 32  # fewer work items than this are split along j
@@ -57,13 +57,6 @@ class Layout:
     vectors: int
     splits: int
     workers: int
-
-
-class Walk(NamedTuple):
-    """What a layout needs to know of ranges: how many groups of rows there are, and pairs."""
-
-    groups: int
-    pairs: int
 
 
 @functools.lru_cache(maxsize=1024)
@@ -115,24 +108,24 @@ class _Draft:
         if walk is None:
             self.tiles = max(1, min(shared, g.M // (8 * self.height)))
             self.groups = -(-g.M // (self.tiles * self.height))
-            self.splits, self.chunk = self._split()
-            pairs = g.M * g.N
+            meets = g.N
         else:
-            self.tiles, self.groups, pairs = shared, walk.groups, walk.pairs
-            self.splits, self.chunk = 1, -(-pairs // g.M)  # columns of a row, on average
+            self.tiles, self.groups, meets = shared, walk.groups, walk.columns
+        self.splits, self.chunk = self._split(meets)
         self.parts = (
             (self.splits,) if self.splits > 1 else ()
         )  # a leading axis of the states, if they are split
         self.items = self.batches * self.groups * self.splits
-        self.workers = threads if self.batches * pairs > INLINE_PAIRS else 1
+        rows = min(g.M, self.groups * self.tiles * self.height)
+        self.workers = threads if self.batches * rows * meets > INLINE_PAIRS else 1
         self.bind = tuple(self._bind(k, axis, args[k]) for k, axis in _axes(plan))
 
     def put(self, name: str, value: int) -> None:
         self.numbers[self.context.slot(name)] = value
 
-    def _split(self) -> tuple[int, int]:
-        """Ranges of j, from the shapes alone: results do not depend on the number of threads."""
-        block, n = self.plan.schedule.block_j, self.g.N
+    def _split(self, n: int) -> tuple[int, int]:
+        """Parts of n columns, from the shapes alone: results do not depend on the number of threads."""
+        block = self.plan.schedule.block_j
         if any(not t.by_row for t in self.plan.tasks):
             return 1, n
         want = -(-SPLIT_ITEMS // (self.batches * self.groups))

@@ -269,7 +269,8 @@ class TileKernel:
                 )
             e.put("const long long batch = work;")
             if self.plan.ranged:
-                e.put("const long long *const walk = (const long long *)KG(walk) + 4ll * slot; (void)split;")
+                e.put("const long long *const walk = (const long long *)KG(walk)")
+                e.put("    + 4 * (slot * KG(splits) + split);")
                 e.put("const int M = (int)walk[1];")
             else:
                 e.put("const int M = (int)KG(M);")

@@ -86,7 +86,8 @@ class Kernel(Function):
         group = e.index_sub(rest, e.index_mul(self.batch, groups))
         m, n, tiles = self.head("M"), self.head("N"), self.head("tiles")
         if self.plan.ranged:
-            first, self.end, *ranges_of_group = self._row_of_table("walk", group, 4)
+            at = e.index_add(e.index_mul(group, splits), split)
+            first, self.end, *ranges_of_group = self._row_of_table("walk", at, 4)
         else:
             first, self.end = e.index_mul(group, e.index_mul(tiles, self.height)), m
         there = e.builder.sdiv(e.index_add(e.index_sub(self.end, first), self.height - 1), e.k(self.height))
