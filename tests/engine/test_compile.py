@@ -212,7 +212,9 @@ LAZY: dict[str, Callable[..., Tensor]] = {
     "parameter": lambda x, y, b, p: kernel(x, y, LazyTensor(p)).sum(dim=0),
     "logsumexp": lambda x, y, b, p: (kernel(x, y) / 3).logsumexp(dim=1),
     "weights": lambda x, y, b, p: kernel(x, y).sumsoftmaxweight(LazyTensor(b[None]), dim=1),
-    "products": lambda x, y, b, p: kernel(x, y).prod(dim=1) + kernel(x, y).mean(dim=1),
+    "products": lambda x, y, b, p: (
+        kernel(x, y).reduction("Prod", dim=1) + kernel(x, y).reduction("Mean", dim=1)
+    ),
     "transpose": lambda x, y, b, p: kernel(x, y).t().sum(dim=1),
     "nearest": lambda x, y, b, p: (
         ((LazyTensor(x, axis=0) - LazyTensor(y, axis=1)) ** 2).sum(-1).Kmin(2, dim=1)
