@@ -104,6 +104,27 @@ def test_weighted_reductions_with_ranges():
     assert torch.allclose(mean, (F.softmax(1) @ y[:, 0].exp())[:50])
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", ["prod", "mean", "count", "any", "all"])
+def test_folds_with_ranges(name, axis, launches):
+    """Reductions given by formulas: rows without a pair are neutral, and have no mean."""
+    x, y, _ = points()
+    ranges, mask = blocks()
+    K = gauss(x, y)
+    K = K > 0.1 if name in ("count", "any", "all") else K + 0.5
+    F, m = (K.dense(), mask) if axis == 1 else (K.dense().T, mask.T)
+    want = {
+        "prod": torch.where(m, F, 1).prod(1),
+        "mean": torch.where(m, F, 0).sum(1) / m.sum(1),
+        "count": torch.where(m, F, 0).sum(1),
+        "any": torch.where(m, F, 0).amax(1),
+        "all": torch.where(m, F, 1).amin(1),
+    }[name]
+    got = getattr(K, name)(axis=axis, ranges=ranges).flatten()
+    assert torch.allclose(got.double(), want.double(), equal_nan=True)
+    assert launches.reference == 0
+
+
 def test_solve_with_ranges():
     x = torch.randn(N, 2, dtype=torch.float64)
     b = torch.randn(N, 1, dtype=torch.float64)

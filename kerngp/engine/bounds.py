@@ -16,8 +16,11 @@ Tensor = torch.Tensor
 Interval = tuple[Tensor, Tensor]
 
 # ops that move components or add them up, and monotone functions: the op itself, at the ends
-INCREASING = ("sum", "exp", "log", "sqrt", "relu", "step", "sign", "exp_nonpos", "add", "minimum", "maximum")
-DECREASING = ("neg", "matern32_profile", "matern52_profile", "exp_scaled")
+INCREASING = frozenset(
+    "sum add minimum maximum min max relu step sign floor ceil round exp exp_nonpos expm1 log log1p sqrt "
+    "softplus sinh tanh sigmoid erf asin atan interleave alternate".split()
+)
+DECREASING = frozenset("neg matern32_profile matern52_profile exp_scaled erfc acos".split())
 
 
 def bounds(f: Expr, boxes: dict[int, Interval]) -> Interval:
@@ -124,6 +127,11 @@ def _abs(e: Expr, a: Interval) -> Interval:
     return torch.maximum(lo, -hi).clamp_min(0.0), torch.maximum(-lo, hi)
 
 
+def _cosh(e: Expr, a: Interval) -> Interval:
+    lo, hi = _abs(e, a)
+    return lo.cosh(), hi.cosh()
+
+
 def _square(e: Expr, a: Interval) -> Interval:
     lo, hi = _abs(e, a)
     return lo * lo, hi * hi
@@ -205,6 +213,8 @@ RULES: dict[str, Callable[..., Interval]] = {
     "clamp": _clamp,
     "sin": _within(-1.0, 1.0),
     "cos": _within(-1.0, 1.0),
+    "sinxdivx": _within(-1.0, 1.0),
+    "cosh": _cosh,
     "lt": _less(True, False),
     "le": _less(False, False),
     "gt": _less(True, True),

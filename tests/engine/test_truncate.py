@@ -9,7 +9,7 @@ import torch
 from kerngp import LazyTensor, Pm, Vi, Vj
 from kerngp.engine import expr as E
 from kerngp.engine.backends.reference import evaluate
-from kerngp.engine.bounds import bounds, magnitude
+from kerngp.engine.bounds import DECREASING, INCREASING, RULES, bounds, magnitude
 from kerngp.engine.expr import OPS, node, variables
 from kerngp.engine.formulas import FORMULAS
 from kerngp.engine.mapreduce import dense
@@ -54,12 +54,24 @@ def random_boxes(dims, count, centre=0.0):
 @pytest.mark.parametrize("centre", [-3.0, 0.0, 3.0])
 @pytest.mark.parametrize("op", ELEMENTWISE, ids=lambda op: op.name)
 def test_every_op_stays_within_its_bounds(op, centre):
-    attr = {"powi": (3,), "round": (2,), "mod": ()}.get(op.name, ())
+    attr = {"powi": (3,), "round": (2,), "polygamma": (1,), "sinxdivx": (1,)}.get(op.name, ())
     leaves = [E.Vi(k, 3) for k in range(op.arity)]
     assert_bounded(node(op.name, *leaves, attr=attr), random_boxes([3] * op.arity, 50, centre))
     if op.name == "powi":
         for n in (-3, -2, 0, 1, 2, 4):
             assert_bounded(node("powi", leaves[0], attr=(n,)), random_boxes([3], 50, centre))
+
+
+@pytest.mark.parametrize("name", sorted(INCREASING | DECREASING | set(RULES)))
+def test_every_rule_belongs_to_an_op_and_says_something(name):
+    assert name in OPS
+    if name in ("exp_scaled", "exp_nonpos", "interleave", "alternate"):
+        return
+    attr = {"powi": (3,), "round": (2,), "sinxdivx": (0,)}.get(name, ())
+    f = node(name, *[E.Vi(k, 3) for k in range(OPS[name].arity)], attr=attr)
+    box = torch.full((3,), 0.25).double(), torch.full((3,), 0.5).double()
+    lo, hi = assert_bounded(f, dict.fromkeys(range(OPS[name].arity), box))
+    assert torch.isfinite(lo).all() and torch.isfinite(hi).all()
 
 
 def test_moves_and_sums():
