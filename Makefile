@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
