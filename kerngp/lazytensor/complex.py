@@ -121,9 +121,6 @@ class ComplexLazyTensor(LazyTensor):
             )
         return super()._reduce(r, axis, dim, call, settings)
 
-    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: Settings) -> tuple:
-        raise FormulaError("a softmax of complex numbers is not defined; take it of their .real or abs().")
-
 
 # ---------------------------------------------------------------- what real ones can do
 
