@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of
+from ..engine.arrays import TORCH, adopt, dtype_name, is_array, is_complex, is_number, kind_of
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr
 from ..engine.folds import LOGSUMEXPWEIGHT, weighted_entry
@@ -131,7 +131,7 @@ class LazyTensor:
     @property
     def dtype(self) -> str | None:
         """Name of the arrays' dtype, as NumPy writes it."""
-        return None if self.operands.dtype is None else str(self.operands.dtype).removeprefix("torch.")
+        return None if self.operands.dtype is None else dtype_name(self.operands.dtype)
 
     @property
     def device(self) -> torch.device | None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from llvmlite import ir
 
 from ..expr import Expr
-from ..plan import Task
+from ..plan import UNROLL, Task
 from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
-from .lowering import UNROLL, Component, Index, Lowering
+from .lowering import Component, Index, Lowering
 
 if TYPE_CHECKING:
     from .tile import Kernel
