@@ -11,8 +11,8 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_there_are_three_examples_with_a_check_each():
-    assert len(BLOCKS) == 3
+def test_there_are_four_examples_with_a_check_each():
+    assert len(BLOCKS) == 4
     assert all("assert " in block for block in BLOCKS)
 
 

@@ -19,6 +19,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NUMPY_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
+def dtype_name(dtype: object) -> str:
+    """A dtype's name as NumPy writes it."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Kind:
     """Where an array came from: the name of its library and the way back."""
@@ -171,8 +176,9 @@ def adopt_integers(name: str, value: Any) -> torch.Tensor:
     """
     t = _any_array(name, value)
     if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
-        text = str(t.dtype).removeprefix("torch.")
-        raise DTypeError(f"{name} has dtype {text}; expected integers: convert it, for example to int64.")
+        raise DTypeError(
+            f"{name} has dtype {dtype_name(t.dtype)}; expected integers: convert it, for example to int64."
+        )
     return t.to(torch.int64)
 
 
@@ -285,7 +291,7 @@ def check_finite(name: str, tensor: torch.Tensor) -> None:
 
 
 def _wrong_dtype(name: str, dtype: object, remedy: str) -> DTypeError:
-    text = str(dtype).removeprefix("torch.")
+    text = dtype_name(dtype)
     if "complex" in text:
         hint = "pass the real and the imaginary part as separate arrays"
     elif text == "object":

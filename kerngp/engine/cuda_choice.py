@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from .cuda_planner import UNROLL, Gpu
+from .cuda_planner import Gpu
 from .expr import variables
 from .moments import Moments, moments
-from .plan import Output, Plan, slices
+from .plan import UNROLL, Output, Plan, slices
 from .planner import WIDE, Prepared, normal, prepare
 from .symmetry import Halved
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .expr import Expr, postorder
-from .plan import Task, stored
+from .plan import UNROLL, Task, stored
 
-UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 SHARED = 24 << 10  # bytes of shared memory a block may take: several blocks share a multiprocessor
 REGISTERS = 64  # of a thread, for fields of i and states, before it takes fewer rows
 

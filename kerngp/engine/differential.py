@@ -13,8 +13,9 @@ import torch
 
 from ..errors import FormulaError
 from .autodiff import jvp, vjp
+from .evaluate import evaluate
 from .expr import Expr, Pm, const, node, postorder, substitute, to_string, variables
-from .ops import concat, ifelse, total, widen
+from .ops import concat, ifelse, total, widen, zero
 from .rewrite import simplify
 from .vocabulary import word
 
@@ -32,7 +33,7 @@ def grad(f: Expr, v: Expr, e: Expr) -> Expr:
     _check_place("Grad", f, v)
     _check_dim("Grad", "e", e, f)
     (found,) = vjp(f, widen(e, f.dim), (v,))
-    return _zero(v.dim) if found is None else found
+    return zero(v.dim) if found is None else found
 
 
 def diff(f: Expr, v: Expr, u: Expr) -> Expr:
@@ -40,7 +41,7 @@ def diff(f: Expr, v: Expr, u: Expr) -> Expr:
     _check_place("Diff", f, v)
     _check_dim("Diff", "u", u, v)
     found = jvp(f, {v: widen(u, v.dim)})
-    return _zero(f.dim) if found is None else found
+    return zero(f.dim) if found is None else found
 
 
 def grad_matrix(f: Expr, v: Expr) -> Expr:
@@ -146,10 +147,6 @@ def _basis(n: int, k: int) -> Expr:
     return const(1.0) if n == 1 else node("elem_t", const(1.0), attr=(n, k))
 
 
-def _zero(dim: int) -> Expr:
-    return widen(const(0.0), dim)
-
-
 def _fresh(*formulas: Expr, dim: int) -> Expr:
     """A parameter that none of the formulas reads."""
     free = 1 + max((v.attr[0] for v in variables(*formulas)), default=-1)
@@ -175,14 +172,12 @@ def _check_linear(name: str, f: Expr, v: Expr) -> None:
     _check_place(name, f, v)
     e = _fresh(f, v, dim=v.dim)
     df = simplify(diff(f, v, e))
-    if v in set(postorder(df)) or not _vanishes(substitute(f, {v: _zero(v.dim)})):
+    if v in set(postorder(df)) or not _vanishes(substitute(f, {v: zero(v.dim)})):
         raise FormulaError(f"{name}: {to_string(f)} is not linear in {to_string(v)}.")
 
 
 def _vanishes(f: Expr) -> bool:
     """Whether f is zero at a point of positive numbers (f is constant where this is asked, or zero)."""
-    from .backends.reference import evaluate
-
     like = torch.empty(0, dtype=torch.float64)
     values = {v.attr[0]: 0.5 + torch.arange(v.attr[1], dtype=torch.float64) / 7 for v in variables(f)}
     return bool((evaluate(f, values, like) == 0).all())

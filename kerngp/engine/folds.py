@@ -19,7 +19,7 @@ from collections.abc import Callable
 from ..errors import FormulaError
 from .expr import Expr, const, node
 from .law import Law, Parts
-from .ops import concat, exp, ifelse, log, maximum, minimum, total, widen
+from .ops import concat, exp, ifelse, log, maximum, minimum, nonzero, total, widen
 from .reduction import Reduction, fold
 
 INF = math.inf
@@ -33,16 +33,12 @@ def comparing(name: str, a: Expr, b: float | Expr, yes: Expr | float, no: Expr |
 # ---------------------------------------------------------------- counts, means, products
 
 
-def _nonzero(f: Expr) -> Expr:
-    return node("ne", f, const(0.0))
-
-
 def _count(r: Reduction, dim: int) -> Law:
     return Law(
         dim,
         (0.0,),
         (dim,),
-        lambda s, fs: (sum(map(_nonzero, fs), s[0]),),
+        lambda s, fs: (sum(map(nonzero, fs), s[0]),),
         lambda a, b: (a[0] + b[0],),
         lambda s: s,
     )
@@ -52,7 +48,7 @@ def _any(r: Reduction, dim: int) -> Law:
     def step(s: Parts, fs: Parts) -> Parts:
         found = s[0]
         for f in fs:
-            found = maximum(found, _nonzero(f))
+            found = maximum(found, nonzero(f))
         return (found,)
 
     return Law(dim, (0.0,), (dim,), step, lambda a, b: (maximum(a[0], b[0]),), lambda s: s)
@@ -62,7 +58,7 @@ def _all(r: Reduction, dim: int) -> Law:
     def step(s: Parts, fs: Parts) -> Parts:
         found = s[0]
         for f in fs:
-            found = minimum(found, _nonzero(f))
+            found = minimum(found, nonzero(f))
         return (found,)
 
     return Law(dim, (1.0,), (dim,), step, lambda a, b: (minimum(a[0], b[0]),), lambda s: s)

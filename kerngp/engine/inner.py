@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .expr import Expr, const, node
+from .expr import Expr
 from .ops import (
     clamp,
     exp,
     log,
     mean,
+    nonzero,
     prod,
     total,
     vector_argmax,
@@ -30,17 +31,17 @@ def vector_logsumexp(f: Expr) -> Expr:
 
 def vector_count(f: Expr) -> Expr:
     """How many components are nonzero."""
-    return total(node("ne", f, const(0.0)))
+    return total(nonzero(f))
 
 
 def vector_any(f: Expr) -> Expr:
     """1 if a component is nonzero, else 0."""
-    return vector_max(node("ne", f, const(0.0)))
+    return vector_max(nonzero(f))
 
 
 def vector_all(f: Expr) -> Expr:
     """1 if all components are nonzero, else 0."""
-    return vector_min(node("ne", f, const(0.0)))
+    return vector_min(nonzero(f))
 
 
 INNER: dict[str, Callable[[Expr], Expr]] = {

@@ -8,8 +8,9 @@ holds them side by side. The same formulas run everywhere: here by torch, in gen
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,7 @@ from .expr import Expr, var
 
 Tensor = torch.Tensor
 Parts = tuple[Expr, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,10 @@ class Law:
     def results(self) -> Parts:
         """What is made of a state."""
         return self.final(self.state())
+
+    def placed(self, state: Sequence[T], first: int = 0) -> dict[tuple[int, Any], T]:
+        """Components of a state by the number of the variable, from ``first`` on, and the component."""
+        return {(first + k, d): x for (k, d, _), x in zip(self.components(), state, strict=True)}
 
     # ------------------------------------------------------------------ torch
     def empty(self, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -14,9 +14,8 @@ from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from .. import options as _options
-from ..errors import BackendUnavailable, FormulaError
-from .evaluate import evaluate
-from .expr import Expr, variables
+from ..errors import BackendUnavailable
+from .expr import Expr
 from .plan import Geometry, Output, measure, shapes_of
 from .ranges import Ranges
 from .reduction import Reduction
@@ -174,23 +173,8 @@ def _backend(options: _options.Options, g: Geometry) -> str:
 def dense(
     expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
 ) -> Tensor:
-    """All values F_ij as a tensor (..., M, N, dim); differentiable by torch. For small sizes and tests."""
+    """All values F_ij as a tensor (..., M, N, dim); computed and differentiated by torch itself."""
     from .backends import reference
 
     g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
     return reference.block(expr, tuple(args), g, slice(0, g.M), slice(0, g.N))
-
-
-def paired(
-    expr: Expr, args: Sequence[Tensor], *, sizes: tuple[int | None, int | None] = (None, None)
-) -> Tensor:
-    """The values F_ii (M == N), shape (..., M, dim); differentiable by torch."""
-    g = measure((Output(expr, SUM),), shapes_of(tuple(args)), sizes)
-    if g.M != g.N:
-        raise FormulaError(f"the diagonal needs as many rows as columns, got M={g.M} and N={g.N}.")
-    values = {
-        v.attr[0]: args[v.attr[0]] if v.attr[2] != "p" else args[v.attr[0]][..., None, :]
-        for v in variables(expr)
-    }
-    like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return evaluate(expr, values, like).expand(*g.batch, g.M, expr.dim)

@@ -19,12 +19,11 @@ from torch.autograd import forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .arrays import TORCH, Kind, adopt, is_number, kind_of
+from .arrays import TORCH, Kind, adopt, dtype_name, is_number, kind_of
 from .autodiff import rename, transpose
-from .expr import Expr, const, node, var, variables
+from .expr import AXES, Expr, const, node, var, variables
 from .ranges import Ranges
 
-AXES = "ijp"
 Places = tuple[int, ...] | None  # new numbers of the variables of a formula; None: unchanged
 
 
@@ -298,7 +297,7 @@ def join(a: Operands, b: Operands) -> tuple[Operands, Places]:
     elif b.dtype is not None:
         if b.dtype != dtype:
             raise DTypeError(
-                f"the left operand has dtype {_name(dtype)}, the right one {_name(b.dtype)}; "
+                f"the left operand has dtype {dtype_name(dtype)}, the right one {dtype_name(b.dtype)}; "
                 "convert one of the arrays, for example with .to or .astype."
             )
         if b.device != device:
@@ -428,7 +427,3 @@ def _broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
         raise ShapeError(
             f"the batch shapes {a} and {b} of the left and the right operand do not broadcast."
         ) from None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -11,12 +11,14 @@ import torch
 from torch.compiler import is_dynamo_compiling
 
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
+from .arrays import FLOATS
 from .expr import OPS, Expr, node, postorder, to_string, variables
 from .law import Law
 from .ranges import Ranges
 from .reduction import Reduction, with_scores
 
-REDUCED = ("j", "i", "ij")
+KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
+UNROLL = 16  # components above which generated code walks vectors by loops; see render.lowering
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Output:
     axis: str = "j"
 
     def __post_init__(self) -> None:
-        if self.axis not in REDUCED:
+        if self.axis not in KEPT:
             raise FormulaError(f"axis={self.axis!r}: expected 'j' (a result for each i), 'i' or 'ij'.")
         if is_dynamo_compiling():  # what is made then is only read by `compiled.traced`
             return
@@ -69,9 +71,6 @@ class Geometry:
     def pairs(self) -> int:
         """Pairs that are visited, in all batch elements."""
         return math.prod(self.batch) * (self.M * self.N if self.ranges is None else self.ranges.pairs)
-
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Shape(NamedTuple):

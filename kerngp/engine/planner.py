@@ -10,7 +10,7 @@ from .cuda_planner import Gpu
 from .expr import Expr, const, postorder, variables
 from .law import Law
 from .ops import widen
-from .plan import Output, Plan, Schedule, Task, stored
+from .plan import UNROLL, Output, Plan, Schedule, Task, stored
 from .rewrite import (
     Facts,
     distances,
@@ -24,7 +24,6 @@ from .rewrite import (
 )
 from .tensor_form import tensor_form
 
-UNROLL = 16  # inner dimensions above this are walked by loops; see render.lowering
 EXPAND_ABOVE = 16  # dimension from which |u - v|^2 is computed as |u|^2 + |v|^2 - 2 <u, v>
 MAX_NODES = 4000  # formulas larger than this are left to the reference backend
 MAX_DEPTH = 150

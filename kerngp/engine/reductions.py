@@ -19,9 +19,10 @@ import torch
 
 from ..errors import FormulaError
 from .expr import Expr
-from .folds import FOLDS, WEIGHTED, above
+from .folds import FOLDS, above
 from .ops import exp
 from .reduction import Reduction, State, Tensor, with_k
+from .syntax import suggestion
 
 # ---------------------------------------------------------------- sum
 
@@ -251,21 +252,18 @@ REDUCTIONS: dict[str, Reduction] = {
 _BY_NAME = {name.replace("_", ""): r for name, r in REDUCTIONS.items()}
 
 
-def named(name: str, weighted: bool = False) -> Reduction:
+def named(name: str) -> Reduction:
     """The reduction of a name, in any case, with or without its underscore: "LogSumExp", "KMin_ArgKMin".
-
-    ``weighted`` says that there are weights: of the name "LogSumExp" there is a form for them.
 
     Raises
     ------
     FormulaError
-        No such reduction, weights for one that takes none, or none for one that needs them.
+        No such reduction.
     """
     r = _BY_NAME.get(str(name).lower().replace("_", ""))
     if r is None:
-        raise FormulaError(f"unknown reduction {name!r}; known are {', '.join(sorted(REDUCTIONS))}.")
-    r = WEIGHTED.get(r.name, r) if weighted else r
-    check_weights(r, weighted)
+        known = f"known are {', '.join(sorted(REDUCTIONS))}."
+        raise FormulaError(f"unknown reduction {name!r}" + suggestion(str(name), REDUCTIONS, known))
     return r
 
 

@@ -14,13 +14,12 @@ import torch
 from .expr import var
 from .folds import LOGSUMEXPWEIGHT, SOFTMIN, above, comparing
 from .ops import exp
-from .plan import Output
+from .plan import KEPT, Output
 from .reductions import LOGSUMEXP, SUM
 from .rewrite import simplify
 
 Tensor = torch.Tensor
 MANY = 16  # weights from which two passes are faster
-KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 
 
 def staged(o: Output) -> bool:

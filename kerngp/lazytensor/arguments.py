@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..engine.arrays import TORCH, adopt, is_array, is_number, kind_of
+from ..engine.arrays import TORCH, adopt, dtype_name, is_array, is_number, kind_of
 from ..engine.operands import Operands
 from ..engine.parse import Argument
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
@@ -91,7 +91,7 @@ def _adopted(arguments: Sequence[Argument], arrays: Sequence[Any]) -> list[torch
             leader, lead = a.name, t
         elif t.dtype != lead.dtype:
             raise DTypeError(
-                f"{a.name} has dtype {_short(t.dtype)}, {leader} has {_short(lead.dtype)}; "
+                f"{a.name} has dtype {dtype_name(t.dtype)}, {leader} has {dtype_name(lead.dtype)}; "
                 "convert them to one dtype, for example with .to or .astype."
             )
         elif t.device != lead.device:
@@ -153,7 +153,3 @@ def _rows(arguments: Sequence[Argument], tensors: Sequence[torch.Tensor], axis: 
                 f"all variables indexed by {axis} need the same number."
             )
     return n
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ import torch
 
 from ..engine import complex as cx
 from ..engine import ops
-from ..engine.arrays import adopt_complex, is_array, is_complex, kind_of
+from ..engine.arrays import adopt_complex, dtype_name, is_array, is_complex, kind_of
 from ..engine.expr import Expr
 from ..engine.inner import INNER
 from ..engine.mapreduce import map_reduce_many
@@ -71,7 +71,7 @@ class ComplexLazyTensor(LazyTensor):
     def dtype(self) -> str | None:
         """Name of the complex dtype, as NumPy writes it."""
         d = self.operands.dtype
-        return None if d is None else str(d.to_complex()).removeprefix("torch.")
+        return None if d is None else dtype_name(d.to_complex())
 
     def __repr__(self) -> str:
         return f"ComplexLazyTensor(shape={self.shape}, dtype={self.dtype})"
@@ -120,9 +120,6 @@ class ComplexLazyTensor(LazyTensor):
                 f"{r.name} is not defined for complex numbers; reduce their .real, .imag or abs()."
             )
         return super()._reduce(r, axis, dim, call, settings)
-
-    def _softmax_sums(self, axis: int | None, dim: int | None, weigh: Callable, settings: Settings) -> tuple:
-        raise FormulaError("a softmax of complex numbers is not defined; take it of their .real or abs().")
 
 
 # ---------------------------------------------------------------- what real ones can do

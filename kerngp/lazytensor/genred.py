@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from ..engine.folds import WEIGHTED
 from ..engine.operands import Operands
 from ..engine.parse import parse_formula
 from ..engine.reduction import Reduction
-from ..engine.reductions import REDUCTIONS
+from ..engine.reductions import named
 from ..errors import DeviceError, FormulaError, OptionError
 from .arguments import gather, in_order, written
 from .reduce import Settings
@@ -133,7 +132,7 @@ class Genred:
 
 def _reduction(reduction_op: str | Reduction, opt_arg: int | None, formula2: str | None) -> str | Reduction:
     """The reduction as `LazyTensor.reduction` takes it, once its extra arguments are checked."""
-    record = reduction_op if isinstance(reduction_op, Reduction) else _named(str(reduction_op))
+    record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op)
     if formula2 is None and record.scores:
         raise FormulaError(f"{reduction_op} needs weights: pass their formula as formula2=.")
     if formula2 is not None and not WEIGHTED.get(record.name, record).scores:
@@ -143,19 +142,6 @@ def _reduction(reduction_op: str | Reduction, opt_arg: int | None, formula2: str
     sized(record, opt_arg)
     # names can be pickled
     return reduction_op if isinstance(reduction_op, Reduction) else record.name
-
-
-def _named(name: str) -> Reduction:
-    """KeOps writes MinArgMin as well as Min_ArgMin."""
-    known = {r.replace("_", ""): r for r in REDUCTIONS}
-    plain = name.lower().replace("_", "")
-    if plain not in known:
-        close = [known[c] for c in difflib.get_close_matches(plain, known, n=2)]
-        hint = (
-            f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(REDUCTIONS))}."
-        )
-        raise FormulaError(f"reduction_op={name!r} is unknown; {hint}")
-    return REDUCTIONS[known[plain]]
 
 
 def settings_of(operands: Operands, backend: str, device_id: int, ranges: Any) -> Settings:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..engine.arrays import is_array
-from ..engine.expr import Expr, const, substitute, variables
-from ..engine.operands import AXES, Symbol, symbol
+from ..engine.expr import AXES, Expr, const, substitute, variables
+from ..engine.operands import Symbol, symbol
 from ..engine.ops import concat
 from ..errors import FormulaError, ShapeError
 from .tensor import LazyTensor, _lazy

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, is_array, is_complex, is_number, kind_of
+from ..engine.arrays import TORCH, adopt, dtype_name, is_array, is_complex, is_number, kind_of
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr
-from ..engine.folds import LOGSUMEXPWEIGHT, weighted_entry
+from ..engine.folds import LOGSUMEXPWEIGHT, WEIGHTED, weighted_entry
 from ..engine.inner import INNER
 from ..engine.operands import (
     EMPTY,
@@ -131,7 +131,7 @@ class LazyTensor:
     @property
     def dtype(self) -> str | None:
         """Name of the arrays' dtype, as NumPy writes it."""
-        return None if self.operands.dtype is None else str(self.operands.dtype).removeprefix("torch.")
+        return None if self.operands.dtype is None else dtype_name(self.operands.dtype)
 
     @property
     def device(self) -> torch.device | None:
@@ -344,11 +344,12 @@ class LazyTensor:
             switches are accepted and have no effect: accumulation is always as accurate as they can
             make it.
         """
-        weighted = other is not None
-        record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op, weighted)
-        if weighted:
-            return self._reduce_weighted(record, other, axis, dim, call, settings)
-        return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
+        record = reduction_op if isinstance(reduction_op, Reduction) else named(reduction_op)
+        if other is None:
+            return self._reduce(sized(record, opt_arg), axis, dim, call, settings)
+        if not isinstance(reduction_op, Reduction):
+            record = WEIGHTED.get(record.name, record)
+        return self._reduce_weighted(record, other, axis, dim, call, settings)
 
     def logsumexp(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..engine.arrays import adopt, is_number
+from ..engine.arrays import adopt, dtype_name, is_number
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def columns(
         raise ShapeError(f"{name} has shape {tuple(t.shape)}; the operator is {' x '.join(map(str, shape))}, "
                          f"so expected ({n},) or (..., {n}, columns).")  # fmt: skip
     if dtype is not None and t.dtype != dtype:
-        short = str(dtype).removeprefix("torch.")
-        how = f"astype('{short}')" if isinstance(b, np.ndarray) else f"to({dtype})"
+        how = f"astype('{dtype_name(dtype)}')" if isinstance(b, np.ndarray) else f"to({dtype})"
         raise DTypeError(
             f"{name} has dtype {t.dtype}, expected {dtype} as the operator has; convert it with {name}.{how}."
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..engine.arrays import adopt, is_array, is_number, kind_of, restore
+from ..engine.arrays import adopt, dtype_name, is_array, is_number, kind_of, restore
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
 
@@ -206,8 +206,9 @@ class LinearOperator(ABC):
 
     def __repr__(self) -> str:
         tags = "".join(f", {t}" for t in ("symmetric", "psd") if getattr(self, t))
-        dtype = str(self.torch_dtype).removeprefix("torch.")
-        return f"{type(self).__name__}({' x '.join(map(str, self.shape))}, {dtype}{tags})"
+        return (
+            f"{type(self).__name__}({' x '.join(map(str, self.shape))}, {dtype_name(self.torch_dtype)}{tags})"
+        )
 
 
 def _lenient(A: LinearOperator, b: Any) -> Any:

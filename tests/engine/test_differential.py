@@ -15,7 +15,7 @@ from kerngp import Vi as LazyVi
 from kerngp import Vj as LazyVj
 from kerngp.engine import differential as d
 from kerngp.engine import ops
-from kerngp.engine.backends.reference import evaluate
+from kerngp.engine.evaluate import evaluate
 from kerngp.engine.expr import OPS, Expr, Pm, Vi, Vj, const, node, postorder, variables
 from kerngp.engine.mapreduce import map_reduce
 from kerngp.engine.reductions import SUM

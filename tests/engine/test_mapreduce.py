@@ -19,7 +19,7 @@ from comparison import (
 from kerngp import LazyTensor
 from kerngp.engine import ops
 from kerngp.engine.expr import Expr, Pm, Vi, Vj, const, postorder
-from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many, paired
+from kerngp.engine.mapreduce import dense, map_reduce, map_reduce_many
 from kerngp.engine.plan import Output
 from kerngp.engine.reductions import ARGKMIN, ARGMIN, KMIN, LOGSUMEXP, MAX, MIN, MIN_ARGMIN, SUM
 from kerngp.errors import BackendUnavailable, DeviceError, DTypeError, FormulaError, OptionError, ShapeError
@@ -414,19 +414,16 @@ def test_overflow_gives_infinity_not_garbage() -> None:
     assert float(got[2]) == pytest.approx(math.exp(88.0), rel=1e-6)
 
 
-# ---------------------------------------------------------------- dense and paired
+# ---------------------------------------------------------------- dense
 
 
-def test_dense_and_paired_agree_with_the_sum() -> None:
+def test_dense_agrees_with_the_sum() -> None:
     f = gaussian(3, 2)
     args = arguments(f, 6, 6)
     K = dense(f, args)
     assert K.shape == (6, 6, 2)
     (want,) = exact(f, SUM, args)
     assert_close(K.sum(1), want, 1e-13, "dense")
-    assert_close(paired(f, args), K.diagonal(dim1=0, dim2=1).t(), 1e-13, "paired")
-    with pytest.raises(FormulaError, match="as many rows as columns, got M=6 and N=5"):
-        paired(f, (args[0], args[1][:5], args[2][:5]))
 
 
 # ---------------------------------------------------------------- large formulas fall back

@@ -8,8 +8,8 @@ import torch
 
 from kerngp import LazyTensor, Pm, Vi, Vj
 from kerngp.engine import expr as E
-from kerngp.engine.backends.reference import evaluate
 from kerngp.engine.bounds import DECREASING, INCREASING, RULES, bounds, magnitude
+from kerngp.engine.evaluate import evaluate
 from kerngp.engine.expr import OPS, node, variables
 from kerngp.engine.formulas import FORMULAS
 from kerngp.engine.mapreduce import dense

@@ -2,7 +2,7 @@
 
 Elementwise ops broadcast dim 1 against dim D. ``code`` is written in the primitives of a target
 (`render.llvm.Emitter` on the CPU); ``t.call(name, ...)`` asks the target for a function it either
-has or lowers by a rule of `lower.py`.
+has or lowers by a rule of `engine.lower`.
 """
 
 from __future__ import annotations

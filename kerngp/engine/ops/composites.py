@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import FormulaError
-from ..expr import Expr, node
+from ..expr import Expr, const, node
 from .arithmetic import square
 from .elementary import rsqrt, sqrt
 from .tensors import symsqnorm
@@ -11,6 +11,7 @@ from .tensors import symsqnorm
 __all__ = [
     "dot",
     "mean",
+    "nonzero",
     "norm2",
     "normalize",
     "sqdist",
@@ -30,6 +31,11 @@ def dot(a: Expr, b: Expr) -> Expr:
 def mean(a: Expr) -> Expr:
     """The mean of the components."""
     return node("sum", a) / a.dim
+
+
+def nonzero(a: Expr) -> Expr:
+    """1 for each component that is not 0 (NaN is not), else 0."""
+    return node("ne", a, const(0.0))
 
 
 def sqnorm2(a: Expr) -> Expr:

@@ -16,7 +16,7 @@ from .tensors import tensorprod
 
 __all__ = ["gather"]
 
-UNROLL = 4  # rows that are compared one by one, without a loop
+FEW = 4  # rows that are compared one by one, without a loop
 
 
 def _dim(dims: tuple[int, ...], attr: tuple) -> int:
@@ -42,7 +42,7 @@ def _lower(low: Any, e: Expr, d: Any) -> Any:
     (table, index), (rows, dim), t = e.args, e.attr, low.e
     at, column = t.floor(t.add(low.scalar(index), 0.5)), d if isinstance(d, int) else d.value
 
-    if rows > UNROLL and table.op == "var" and table.axes == {"p"}:  # in memory, the same for all pairs
+    if rows > FEW and table.op == "var" and table.axes == {"p"}:  # in memory, the same for all pairs
         exists = t.mask_and(t.ge(at, 0.0), t.lt(at, float(rows)))
         safe = t.select(exists, at, t.const(0.0))
         found = t.gather(safe, lambda r: low.leaf(table, low.place((r, column), (rows, dim))))
@@ -51,7 +51,7 @@ def _lower(low: Any, e: Expr, d: Any) -> Any:
     def look(r: Any, found: Any, number: Any) -> Any:
         return t.select(t.eq(at, number), low.component(table, low.place((r, column), (rows, dim))), found)
 
-    if rows <= UNROLL:
+    if rows <= FEW:
         found = t.const(math.nan)
         for r in range(rows):
             found = look(r, found, t.const(float(r)))

@@ -46,7 +46,7 @@ class FoldState(State):
     def _set(self, columns: list[Column], exists: str | None) -> None:
         e, first = self.e, self.law.entry(0)
         old = [v.get() for v in self.block]
-        own = self._values(old)
+        own = self.law.placed(old)
 
         def leaf(v: Expr, d: Component) -> Block:
             k = v.attr[0]
@@ -70,8 +70,8 @@ class FoldState(State):
     def _join(self, other: list[Block]) -> None:
         """Merge another state into the whole."""
         values = {
-            **self._values([v.get() for v in self.whole]),
-            **self._values(other, len(self.law.dims)),
+            **self.law.placed([v.get() for v in self.whole]),
+            **self.law.placed(other, len(self.law.dims)),
         }
         new = self._compute(self.e.in_float64(), self.law.merged, lambda v, d: values[v.attr[0], d])
         for v, x in zip(self.whole, new, strict=True):
@@ -120,10 +120,6 @@ class FoldState(State):
             e.put(f"to[{at}] = {list(v)[0]};")
 
     # ------------------------------------------------------------------ formulas
-    def _values(self, state: list[Block], first: int = 0) -> dict[tuple[int, Component], Block]:
-        """By number of the variable and component."""
-        return {(first + k, d): x for (k, d, _), x in zip(self.parts, state, strict=True)}
-
     def _compute(
         self, e: CudaEmitter, formulas: tuple[Expr, ...], leaf: Callable[[Expr, Component], Block]
     ) -> list[Any]:

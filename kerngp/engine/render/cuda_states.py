@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..plan import Task
+from ..plan import UNROLL, Task
 from .block import Block
-from .lowering import UNROLL, Index, Lowering
+from .lowering import Index, Lowering
 
 if TYPE_CHECKING:
     from .cuda_tile import TileKernel

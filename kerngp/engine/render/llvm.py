@@ -227,9 +227,6 @@ class Emitter:
     def column(self, block: Block, n: int) -> Block:
         return column(block, n)
 
-    def cat_rows(self, blocks: Sequence[Block]) -> Block:
-        return Block([row for block in blocks for row in block.cells])
-
     def cat_columns(self, blocks: Sequence[Block]) -> Block:
         return Block([sum((block.cells[r] for block in blocks), ()) for r in range(blocks[0].shape[0])])
 
@@ -437,9 +434,6 @@ class Emitter:
     def isub(self, a: Operand, b: Operand) -> Block:
         return self._integer(self.builder.sub, a, b)
 
-    def imul(self, a: Operand, b: Operand) -> Block:
-        return self._integer(self.builder.mul, a, b)
-
     def iand(self, a: Operand, b: Operand) -> Block:
         return self._integer(self.builder.and_, a, b)
 
@@ -507,27 +501,6 @@ class Emitter:
     def to_real(self, x: Block) -> Block:
         """A real block of either precision in the emitter's own dtype."""
         return self.to_f32(x) if self.dtype == "float32" else self.to_f64(x)
-
-    def bfloat16_to_f32(self, i: Block) -> Block:
-        """The bits of bfloat16 numbers (i16 lanes) as float32 (exact)."""
-        return self.real_from_bits(self.shl(self._widen16(i), 16))
-
-    def half_to_f32(self, i: Block) -> Block:
-        """The bits of float16 numbers (i16 lanes) as float32 (exact), by integer operations.
-
-        LLVM's own conversion becomes a library call on machines without the instruction. Read as float32, the
-        shifted exponent and mantissa are the number times 2**-112, subnormals included.
-        """
-        h = self._widen16(i)
-        magnitude = self.shl(self.iand(h, 0x7FFF), 13)
-        scaled = self.bits(self.mul(self.real_from_bits(magnitude), 2.0**112))
-        special = self.ior(magnitude, 0x7F800000)
-        finite = self.ilt(magnitude, 0x7C00 << 13)
-        sign = self.shl(self.iand(h, 0x8000), 16)
-        return self.real_from_bits(self.ior(self.select(finite, scaled, special), sign))
-
-    def _widen16(self, i: Block) -> Block:
-        return self.map(lambda v: self.builder.zext(v, self._vector(I32)), i)
 
     # ------------------------------------------------------------------ memory
     def alloca(self, count: int, elem: ir.Type | None = None, align: int = 64) -> Pointer:
@@ -598,19 +571,6 @@ class Emitter:
     def _shuffle(self, a: Value, b: Value | None, lanes: Sequence[int]) -> Value:
         b = ir.Constant(a.type, _UNDEFINED) if b is None else b
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
-
-    def hreduce(self, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
-        """Fold the lanes of one vector into a scalar, in a fixed tree order."""
-        half = self.width // 2
-        while half:
-            lanes = [(lane + half) % self.width for lane in range(self.width)]
-            vector = combine(vector, self._shuffle(vector, None, lanes))
-            half //= 2
-        return self.extract(vector, 0)
-
-    def hsum(self, vector: Value) -> Value:
-        """The sum of the lanes, in a fixed tree order."""
-        return self.hreduce(vector, self.builder.fadd)
 
     def transpose_sum(self, vectors: Sequence[Value]) -> Value:
         """The vector whose lane ``l`` is the sum of the lanes of ``vectors[l]``.

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..expr import OPS, Expr, postorder
+from ..plan import UNROLL
 from .block import Block
-
-UNROLL = 16
 
 
 @dataclass(frozen=True, eq=False)

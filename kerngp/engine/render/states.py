@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from llvmlite import ir
 
 from ..expr import Expr
-from ..plan import Task
+from ..plan import UNROLL, Task
 from .llvm import F64, I1, I32, I64, Block, Emitter, Pointer
-from .lowering import UNROLL, Component, Index, Lowering
+from .lowering import Component, Index, Lowering
 
 if TYPE_CHECKING:
     from .tile import Kernel
@@ -248,7 +248,7 @@ class FoldState(State):
 
     def step(self, lows: list[Lowering], j: Any) -> None:
         core, first = self.task.core, self.law.entry(0)
-        own = self._values([v.get() for v in self.registers])
+        own = self.law.placed([v.get() for v in self.registers])
 
         def leaf(v: Expr, d: Component) -> Block:
             k = v.attr[0]
@@ -261,15 +261,11 @@ class FoldState(State):
     def flush(self) -> None:
         assert self.tile is not None
         e, a = self.e.in_float64(), self.tile.a
-        before = self._values([self.load(a, at) for at in range(len(self.parts))])
-        block = self._values([e.to_f64(v.get()) for v in self.registers], len(self.law.dims))
+        before = self.law.placed([self.load(a, at) for at in range(len(self.parts))])
+        block = self.law.placed([e.to_f64(v.get()) for v in self.registers], len(self.law.dims))
         values = {**before, **block}
         for at, x in enumerate(self._compute(e, self.law.merged, lambda v, d: values[v.attr[0], d])):
             self.store(x, a, at)
-
-    def _values(self, state: list[Block], first: int = 0) -> dict[tuple[int, Component], Block]:
-        """By number of the variable and component."""
-        return {(first + k, d): x for (k, d, _), x in zip(self.parts, state, strict=True)}
 
     def _compute(
         self, e: Emitter, formulas: tuple[Expr, ...], leaf: Callable[[Expr, Component], Block]

@@ -19,10 +19,10 @@ from typing import Any
 from llvmlite import ir
 
 from ..expr import Expr, postorder
-from ..plan import Plan, Task
+from ..plan import UNROLL, Plan, Task
 from .function import Function
 from .llvm import F64, I64, Block, Pointer
-from .lowering import UNROLL, Component, Index, Lowering, contractions, ranges
+from .lowering import Component, Index, Lowering, contractions, ranges
 from .pack import Pack
 from .signal import SignalState
 from .states import FoldState, KMinState, LogSumExpState, MinState, State, SumState, Tile, column_number
