@@ -572,6 +572,8 @@ def test_solve(numpy):
         got = K.solve(rhs, alpha=0.3, eps=1e-10)
         assert isinstance(got, np.ndarray if numpy else torch.Tensor)
         torch.testing.assert_close(torch.as_tensor(got), answer, rtol=1e-7, atol=1e-8)
+    later = K.solve(b, alpha=0.3, eps=1e-10, call=False)
+    torch.testing.assert_close(torch.as_tensor(later()), expected, rtol=1e-7, atol=1e-8)
 
 
 def test_solve_is_differentiable():
