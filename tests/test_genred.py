@@ -284,6 +284,19 @@ def test_out():
         Genred(KERNEL, ALIASES, axis=1)(*args, out=[0.0])
 
 
+@pytest.mark.parametrize("name", ["ArgMin", "Count", "Any"])
+def test_out_of_results_that_are_no_floats(name):
+    x, y = points()[:2]
+    for library in (torch.empty, np.empty):
+        given = (x, y) if library is torch.empty else (x.numpy(), y.numpy())
+        K = Genred("SqDist(x, y) - 1.0", ["x = Vi(3)", "y = Vj(3)"], name, axis=1)
+        want = K(*given)
+        target = library(want.shape, dtype=want.dtype)
+        assert K(*given, out=target) is target and bool((target == want).all())
+        with pytest.raises(ShapeError, match="out.*dtype"):
+            K(*given, out=library(want.shape, dtype=x.dtype if library is torch.empty else "float64"))
+
+
 def test_backends(launches):
     args = points()
     K = Genred(KERNEL, ALIASES, axis=1)

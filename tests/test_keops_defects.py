@@ -100,6 +100,27 @@ def test_sinc_has_a_gradient_at_zero():
     torch.testing.assert_close(g, want)
 
 
+def test_matrices_of_differences_and_of_derivatives():
+    x, y = sample()
+    X, Y = LazyTensor(x[:, None]), LazyTensor(y[None])
+    got = X.difference_matrix(Y).sum(1)
+    # all components of x_i minus all components of y_j
+    pairs = (x[:, None, :, None] - y[None, :, None, :]).sum(1)
+    torch.testing.assert_close(got.view(6, 3, 3), pairs)
+    jacobian = (X * Y).grad_matrix(X).sum(1)
+    torch.testing.assert_close(jacobian.view(6, 3, 3), torch.diag(y.sum(0)).expand(6, 3, 3))
+
+
+@pytest.mark.parametrize("formula", ["Exp(x * y)", "Exp(-SqDist(x, y)) - y"])
+def test_wide_results_of_any_formula(formula):
+    x, y = torch.rand(6, 200, dtype=F), torch.rand(5, 200, dtype=F)
+    got = Genred(formula, ["x = Vi(200)", "y = Vj(200)"], axis=1)(x, y)
+    u, v = x[:, None, :], y[None, :, :]
+    product = torch.exp(u * v).sum(1)
+    difference = (torch.exp(-((u - v) ** 2).sum(-1, keepdim=True)) - v).sum(1)
+    torch.testing.assert_close(got, product if "*" in formula else difference)
+
+
 def test_weighted_logsumexp_is_one_number():
     x, y = sample()
     got = Genred("-SqDist(x, y)", XY, "LogSumExpWeight", axis=1, formula2="Sum(y)")(x, y)

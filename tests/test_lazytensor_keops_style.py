@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import subprocess
 import sys
 import warnings
@@ -226,3 +227,24 @@ def test_mixed_libraries_give_torch():
     K = (-((kerngp.Vi(x) - kerngp.Vj(y)) ** 2).sum(-1)).exp()
     out = K @ np.ones(N)
     assert isinstance(out, torch.Tensor) and out.requires_grad
+
+
+def test_formula_and_variables():
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    D = ((kerngp.LazyTensor(x[:, None]) - kerngp.LazyTensor(y[None])) ** 2).sum(-1)
+    assert len(D.variables) == 2 and "Vi(0,3)" in D.formula and "Vj(1,3)" in D.formula
+    for got, want in zip(D.variables, (x, y), strict=True):
+        torch.testing.assert_close(got, want)
+    (array,) = kerngp.LazyTensor(np.ones((5, 1, 3))).variables
+    assert isinstance(array, np.ndarray) and array.shape == (5, 3)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.from_numpy])
+def test_pickle(library):
+    x, y, b = (library(a) for a in (np.ones((5, 3)), np.zeros((4, 3)), np.ones((4, 2))))
+    K = (-((kerngp.LazyTensor(x[:, None]) - kerngp.LazyTensor(y[None])) ** 2).sum(-1)).exp()
+    again = pickle.loads(pickle.dumps(K))
+    assert type(again @ b) is type(b)
+    np.testing.assert_allclose(again @ b, K @ b)
+    later = pickle.loads(pickle.dumps(K.sum(axis=1, call=False)))
+    np.testing.assert_allclose(later(), K.sum(axis=1))

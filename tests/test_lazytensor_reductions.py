@@ -355,6 +355,50 @@ def test_gradients_through_the_compiled_backend():
     agree(tuple(got), torch.autograd.grad(dense @ b, (x, y, b), e))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", ["min", "max", "Kmin"])
+def test_selected_distances_of_coincident_points(name, axis):
+    """The derivative of a root at 0 is 0 here, so gradients are finite to any order."""
+    x, y = points(5, 6)
+    y[:5] = x
+    if name == "max":
+        y[:] = x[:1]  # the farthest point of x_0 is at distance 0
+    x.requires_grad_()
+    y.requires_grad_()
+    distance = ((LazyTensor(x[:, None]) - LazyTensor(y[None])) ** 2).sum(-1).sqrt()
+    values = distance.Kmin(2, axis=axis) if name == "Kmin" else getattr(distance, name)(axis=axis)
+    first = torch.autograd.grad(values.square().sum() + values.sum(), (x, y), create_graph=True)
+    assert all(g.isfinite().all() for g in first)
+    if name == "min":
+        assert not first[1][:5].any()
+    for g in torch.autograd.grad(sum(g.square().sum() for g in first), (x, y)):
+        assert g.isfinite().all()
+
+
+STEPS = {
+    "sign": lambda x, y: (x - y).sign(),
+    "step": lambda x, y: (x - y).step(),
+    "floor": lambda x, y: (x - y).floor(),
+    "round": lambda x, y: (x - y).round(),
+    "comparison": lambda x, y: x < y,
+    "one_hot": lambda x, y: (x * y).square().one_hot(3).sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_locally_constant_formulas_have_zero_gradients(name):
+    (x, y), w = points(dim=1), torch.randn(N, 1, dtype=torch.float64, requires_grad=True)
+    x.requires_grad_()
+    y.requires_grad_()
+    values = STEPS[name](LazyTensor(x[:, None]), LazyTensor(y[None]))
+    out = (values * LazyTensor(w[None])).sum(1)
+    by_x, by_y, by_w = torch.autograd.grad(out.square().sum(), (x, y, w), create_graph=True)
+    assert by_x.shape == x.shape and by_y.shape == y.shape and not by_x.any() and not by_y.any()
+    assert by_w.any()
+    second = torch.autograd.grad(by_w.sum(), (x, y, w))
+    assert not second[0].any() and not second[1].any() and second[2].any()
+
+
 def test_gradient_of_a_zero_dimensional_parameter():
     x, y = points()
     s = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
@@ -528,6 +572,8 @@ def test_solve(numpy):
         got = K.solve(rhs, alpha=0.3, eps=1e-10)
         assert isinstance(got, np.ndarray if numpy else torch.Tensor)
         torch.testing.assert_close(torch.as_tensor(got), answer, rtol=1e-7, atol=1e-8)
+    later = K.solve(b, alpha=0.3, eps=1e-10, call=False)
+    torch.testing.assert_close(torch.as_tensor(later()), expected, rtol=1e-7, atol=1e-8)
 
 
 def test_solve_is_differentiable():

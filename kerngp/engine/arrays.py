@@ -6,6 +6,7 @@ that the caller has not imported already.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,16 @@ def _to_numpy(t: torch.Tensor) -> np.ndarray:
     return (t.float() if t.dtype == torch.bfloat16 else t).cpu().numpy()
 
 
-TORCH = Kind("torch", lambda t: t)
+def _unchanged(t: torch.Tensor) -> torch.Tensor:
+    return t
+
+
+def _through_dlpack(enter: Callable[[Any], Any], t: torch.Tensor) -> Any:
+    return enter(t.detach())
+
+
+# functions with a name and their partial forms can be pickled
+TORCH = Kind("torch", _unchanged)
 NUMPY = Kind("numpy", _to_numpy)
 
 
@@ -60,7 +70,7 @@ def kind_of(value: object) -> Kind:
     enter = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
     if enter is None:
         return NUMPY
-    return Kind(type(value).__module__.partition(".")[0], lambda t: enter(t.detach()))
+    return Kind(type(value).__module__.partition(".")[0], functools.partial(_through_dlpack, enter))
 
 
 def restore(tensor: torch.Tensor, like: object) -> Any:
@@ -92,7 +102,6 @@ def adopt(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    writable: bool = False,
 ) -> torch.Tensor:
     """A torch tensor with the values of any array; memory is shared where that is possible.
 
@@ -106,8 +115,6 @@ def adopt(
         Convert to this dtype. Default: the array's own, ``torch.get_default_dtype()`` for numbers.
     device : optional
         Move to this device. Default: where the array is.
-    writable : bool
-        The tensor will be written to: refuse whatever would have to be copied or is read-only.
 
     Returns
     -------
@@ -122,7 +129,7 @@ def adopt(
     ShapeError
         A ragged list.
     DataError
-        A masked array, or memory that cannot be written to where that is asked for.
+        A masked array.
 
     Examples
     --------
@@ -132,10 +139,6 @@ def adopt(
     """
     if isinstance(value, torch.Tensor):
         t = value
-    elif writable and not (isinstance(value, np.ndarray) and value.flags.writeable and _shareable(value)):
-        raise DataError(
-            f"{name} cannot be written to in place; expected a torch tensor or a writable NumPy array."
-        )
     elif isinstance(value, np.ndarray):
         t = _from_numpy(name, value)
     elif is_number(value):
@@ -159,6 +162,32 @@ def adopt(
     if (dtype is not None and t.dtype != dtype) or device is not None:
         t = t.to(device=device, dtype=dtype)
     return t.resolve_neg()  # the imaginary parts of a conjugate view have the other sign in memory
+
+
+def adopt_target(name: str, value: Any) -> torch.Tensor:
+    """The memory of a torch tensor or a NumPy array, to be written to. Real numbers of any dtype, or truths.
+
+    Raises
+    ------
+    DataError
+        What would have to be copied, or is read-only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> target = np.zeros(2, dtype=np.int64)
+    >>> adopt_target("out", target).fill_(7)
+    tensor([7, 7])
+    >>> target
+    array([7, 7])
+    """
+    if isinstance(value, torch.Tensor) and not value.is_neg():
+        return value
+    if not (isinstance(value, np.ndarray) and value.flags.writeable and _shareable(value)):
+        raise DataError(
+            f"{name} cannot be written to in place; expected a torch tensor or a writable NumPy array."
+        )
+    return torch.from_numpy(value)
 
 
 def adopt_integers(name: str, value: Any) -> torch.Tensor:

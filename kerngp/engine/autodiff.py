@@ -47,11 +47,15 @@ def jvp(f: Expr, tangents: dict[Expr, Expr]) -> Expr | None:
 
 def transpose(f: Expr) -> Expr:
     """Exchange i and j: the formula of the transposed matrix."""
-    swap = {"i": "j", "j": "i", "p": "p"}
+    return on_axes(f, {"i": "j", "j": "i", "p": "p"})
+
+
+def on_axes(f: Expr, axes: dict[str, str]) -> Expr:
+    """Index variables by other axes."""
 
     def change(e: Expr, args: tuple[Expr, ...]) -> Expr:
         if e.op == "var":
-            return var(e.attr[0], e.attr[1], swap[e.attr[2]])
+            return var(e.attr[0], e.attr[1], axes[e.attr[2]])
         return with_args(e, args)
 
     return rebuild(f, change)

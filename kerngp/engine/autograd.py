@@ -3,8 +3,7 @@
 Each argument's cotangent is the sum, over the other axis, of the vjp of the formula; all of them leave one
 pass. What that vjp starts from is the reduction's own `seed`: the cotangent of an entry, given the results.
 The tangent of a result is the sum of the seed's transpose, applied to the tangent of the entry.
-Selections: the envelope theorem, by evaluating the formula at the selected pairs, which torch
-differentiates itself.
+Selections: the envelope theorem, by a pass over the selected pairs only.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import torch
 
 from ..errors import FormulaError
 from ..options import Options
-from .autodiff import jvp, transpose, vjp
-from .evaluate import evaluate
+from .autodiff import jvp, on_axes, transpose, vjp
 from .expr import Expr, var, variables
 from .ops import ifelse, value_of, widen, zero
 from .plan import Geometry, Output, measure, shapes_of
@@ -70,7 +68,7 @@ def by_kind(
     plain = tuple(o for o in kinds if kinds[o] == "plain")
     if plain:
         found.update(zip(plain, find(plain, args, sizes, options, g.ranges), strict=True))
-    return [found[o] if o in found else selected(o, args, g, options, find) for o in outputs]
+    return [found[o] if o in found else selected(o, args, g, options, record, find) for o in outputs]
 
 
 def kind_of(r: Reduction) -> str:
@@ -143,12 +141,18 @@ def cotangents(
     options: Options,
     ranges: Ranges | None = None,
 ) -> list[Tensor | None]:
-    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass."""
+    """Cotangents of the arguments ``wanted`` (None elsewhere), given those of the outputs: one pass.
+
+    An argument that stands only in locally constant parts, as in sign(x), has the cotangent 0.
+    """
     from .transforms import derivatives
 
     active = tuple(k for k, h in enumerate(grads) if h is not None)
     targets, gradient = gradient_outputs(outputs, len(args), wanted, active)
     result: list[Tensor | None] = [None] * len(args)
+    if active:
+        for k in {v.attr[0] for v in variables(*(o.expr for o in outputs))} & set(wanted) - set(targets):
+            result[k] = torch.zeros_like(args[k])
     if gradient:
         extra = [h.contiguous() for h in grads if h is not None]
         found = derivatives(gradient, (*args, *extra, *values), sizes, options, ranges)
@@ -281,9 +285,9 @@ def _seed(o: Output, first: int, given: tuple[Expr, ...]) -> Expr:
 
 
 def selected(
-    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, find: Pass
+    o: Output, args: tuple[Tensor, ...], g: Geometry, options: Options, record: Pass, find: Pass
 ) -> tuple[Tensor, ...]:
-    """A selecting reduction: ``find`` the pairs without gradient, then evaluate the formula there."""
+    """A selecting reduction: ``find`` the pairs without gradient, then ``record`` a pass over these alone."""
     if o.axis == "i":
         o = Output(transpose(o.expr), o.reduction, "j")
         g = g.exchanged()
@@ -296,7 +300,12 @@ def selected(
     else:
         ((index,),) = find((Output(o.expr, _index_of(o.reduction)),), *call)
     flat = index if o.reduction.code == "kmin" else index.unsqueeze(-2)  # (*batch, M, k, dim)
-    columns = [_at_pairs(_component(o.expr, d), args, flat[..., d], g) for d in range(o.expr.dim)]
+    exact = replace(options, precision="exact")
+    columns = []
+    for d in range(o.expr.dim):
+        entry, rows = _at_pairs(_component(o.expr, d), args, flat[..., d], g)
+        (at,) = record((entry,), rows, (g.M * flat.shape[-2], 1), exact, None)
+        columns.append(at[0].expand(*g.batch, -1, 1).reshape(flat.shape[:-1]))
     value = torch.stack(columns, -1)
     if o.reduction.code != "kmin":
         value = value.squeeze(-2)
@@ -321,7 +330,7 @@ def selected_cotangents(
         leaves = list(args)
         for k in wanted:
             leaves[k] = args[k].view_as(args[k]) if again else args[k].detach().requires_grad_()
-        values = selected(o, tuple(leaves), g, options, launch)
+        values = selected(o, tuple(leaves), g, options, _record, launch)
         value = values[o.reduction.outputs.index("value")]
         found = torch.autograd.grad(
             value, [leaves[k] for k in wanted], grad, create_graph=again, allow_unused=True
@@ -336,21 +345,21 @@ def _component(f: Expr, d: int) -> Expr:
     return f if f.dim == 1 else f[d]
 
 
-def _at_pairs(f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry) -> Tensor:
-    """f at the pairs (i, index[..., i, k]), shape (*batch, M, k)."""
+def _at_pairs(
+    f: Expr, args: tuple[Tensor, ...], index: Tensor, g: Geometry
+) -> tuple[Output, tuple[Tensor, ...]]:
+    """f at the pairs (i, index[..., i, k]), as a sum over one column with a row for each pair.
+
+    So its derivative is that of the formula: finite at coincident points, where torch's of a root is not.
+    """
     k = index.shape[-1]
-    values: dict[int, Tensor] = {}
+    rows = list(args)
     for v in variables(f):
         position, dim, axis = v.attr
         a = args[position]
         if axis == "i":
-            values[position] = a.unsqueeze(-2)
-        elif axis == "p":
-            values[position] = a[..., None, None, :]
-        else:
-            rows = index.clamp_min(0).reshape(*g.batch, g.M * k, 1).expand(*g.batch, g.M * k, dim)
-            values[position] = torch.gather(a.expand(*g.batch, g.N, dim), -2, rows).reshape(
-                *g.batch, g.M, k, dim
-            )
-    like = torch.empty(0, dtype=g.dtype, device=g.device)
-    return evaluate(f, values, like).expand(*g.batch, g.M, k, 1).squeeze(-1)
+            rows[position] = a.repeat_interleave(k, -2) if k > 1 else a
+        elif axis == "j":
+            places = index.clamp_min(0).reshape(*g.batch, g.M * k, 1).expand(*g.batch, g.M * k, dim)
+            rows[position] = torch.gather(a.expand(*g.batch, g.N, dim), -2, places)
+    return Output(on_axes(f, {"i": "i", "j": "i", "p": "p"}), SUM, "j"), tuple(rows)

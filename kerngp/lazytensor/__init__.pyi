@@ -247,6 +247,9 @@ class LazyTensor:
         """The same formula in float32."""
     def floor(self) -> LazyTensor:
         """Elementwise: the largest integer <= a."""
+    @property
+    def formula(self) -> str:
+        """The formula as text; its variables are numbered by their place in `variables`."""
     def ge(self, other: Any) -> LazyTensor:
         """Elementwise: 1 where a >= b, else 0."""
     def grad(self, other: Any, gradin: Any) -> LazyTensor:
@@ -544,6 +547,9 @@ class LazyTensor:
         """The trace of the matrix M, where self = M ``var``; ``var`` itself is then needed no more."""
     def truncate(self, tol: _float, *, symmetric: bool = False, psd: bool = False, **settings: Any) -> Any:
         """The matrix without the entries that are small, as an operator that does not visit them."""
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The arrays, in the caller's library."""
     def vecmatmult(self, other: Any) -> LazyTensor:
         """The vector self times the matrix other."""
     def weightedsqdist(self, other: Any, weights: Any) -> LazyTensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -170,6 +171,8 @@ def solve(
     ----------
     other : array (N,) or (..., N, E), or a LazyTensor made of one
         The right-hand side b.
+    call : bool
+        False returns a function of no arguments that solves.
     alpha : float
         Non-negative ridge.
     eps : float
@@ -185,10 +188,8 @@ def solve(
     from ..solvers import CG, identity
     from ..solvers import solve as solve_system
 
-    if var is not None or not call:
-        raise FormulaError(
-            "solve(var=..., call=False) is not part of this version; solve for K x = b directly."
-        )
+    if var is not None:
+        raise FormulaError("solve(var=...) is not part of this version; solve for K x = b directly.")
     if not is_number(alpha) or not alpha >= 0:
         raise OptionError(f"alpha={alpha!r}: expected a number >= 0.")
     b = other
@@ -196,6 +197,9 @@ def solve(
         if other.expr.op != "var":
             raise FormulaError(f"the right-hand side is a formula, {other.expr}; expected an array.")
         b = restore(concrete(other.operands).tensors()[0], other.operands.kind)
+    if not call:
+        parameters = {"alpha": alpha, "eps": eps, "max_iter": max_iter, "preconditioner": preconditioner}
+        return functools.partial(solve, self, other, **parameters, **settings)
     K = operator(self, psd=True, **settings)
     A = K + alpha * identity(K.shape[-1], dtype=K.torch_dtype, device=K.device)
     return solve_system(A, b, CG(tol=eps, max_iter=max_iter), preconditioner=preconditioner).x

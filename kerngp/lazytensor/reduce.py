@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import options as _options
-from ..engine.arrays import Kind, adopt, is_complex, restore
+from ..engine.arrays import Kind, adopt_target, is_complex, restore
 from ..engine.expr import Expr
 from ..engine.mapreduce import map_reduce
 from ..engine.operands import Operands, bind, renumber
@@ -80,7 +80,7 @@ def deliver(out: torch.Tensor, kind: Kind | None, settings: Settings, flat: bool
 
 
 def _write(out: torch.Tensor, target: Any) -> None:
-    place = adopt("out", target, writable=True)
+    place = adopt_target("out", target)
     if place.shape != out.shape or place.dtype != out.dtype:
         raise ShapeError(
             f"out has shape {tuple(place.shape)} and dtype {place.dtype}; the result has shape "

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..engine import ops
-from ..engine.arrays import TORCH, adopt, dtype_name, is_array, is_complex, is_number, kind_of
+from ..engine.arrays import TORCH, adopt, dtype_name, is_array, is_complex, is_number, kind_of, restore
 from ..engine.autodiff import transpose
 from ..engine.expr import Expr
 from ..engine.folds import LOGSUMEXPWEIGHT, WEIGHTED, weighted_entry
@@ -35,7 +35,7 @@ from ..engine.ranges import Ranges
 from ..engine.reduction import Reduction, with_k, with_scores
 from ..engine.reductions import LOGSUMEXP, SUM, check_weights, named
 from ..errors import FormulaError, ShapeError
-from .reduce import Deferred, Finish, Settings, compute
+from .reduce import Deferred, Finish, Settings, compute, concrete
 
 _UNCHANGED = (None,)
 
@@ -142,6 +142,16 @@ class LazyTensor:
     def ndim(self) -> int:
         """D, the number of components of each vector."""
         return self._shape[-1]
+
+    @property
+    def formula(self) -> str:
+        """The formula as text; its variables are numbered by their place in `variables`."""
+        return str(self.expr)
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The arrays, in the caller's library."""
+        return tuple(restore(t, self.operands.kind) for t in concrete(self.operands).tensors())
 
     @property
     def nbatchdims(self) -> int:
