@@ -267,7 +267,9 @@ def test_all_words_of_keops_are_there() -> None:
 
 
 def test_every_word_has_a_case() -> None:
-    assert set(CASES) == set(WORDS) - {*CONSTANTS, "IntInv"}
+    tables = ("kerngp.engine.words", "kerngp.engine.ops")  # the others have tests of their own
+    math_ops = {name for name, w in WORDS.items() if w.build.__module__.startswith(tables)}
+    assert set(CASES) == math_ops - {*CONSTANTS, "IntInv", "Gather"}  # Gather: test_lookup.py
 
 
 @pytest.mark.parametrize("name", sorted(WORDS))
