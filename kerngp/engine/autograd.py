@@ -20,7 +20,7 @@ from ..options import Options
 from .autodiff import jvp, on_axes, transpose, vjp
 from .expr import Expr, var, variables
 from .ops import ifelse, value_of, widen, zero
-from .plan import Geometry, Output, measure, shapes_of
+from .plan import KEPT, Geometry, Output, measure, shapes_of
 from .ranges import Ranges
 from .reduction import Reduction, with_k
 from .reductions import REDUCTIONS, SUM
@@ -29,7 +29,6 @@ from .rewrite import simplify
 Tensor = torch.Tensor
 Sizes = tuple[int | None, int | None]
 Pass = Callable[..., list[tuple[Tensor, ...]]]  # of outputs, arguments, sizes, options and ranges
-KEPT = {"j": "i", "i": "j", "ij": "p"}  # reduced axis -> axis of the result
 OTHER = {"i": "j", "j": "i", "p": "ij"}  # axis of a variable -> axis its cotangent is summed over
 
 

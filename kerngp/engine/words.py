@@ -53,10 +53,6 @@ def _extract_t(a: Expr, start: int, dim: int) -> Expr:
     return node("extract_t", a, attr=(start, dim))
 
 
-def _elem(a: Expr, m: int) -> Expr:
-    return node("elem", a, attr=(m,))
-
-
 def _scalar_weight(s: Expr, a: Expr) -> Expr:
     if s.dim != 1:
         raise FormulaError(f"SqNormIso: expected a weight of dim 1, got {s.dim}.")
@@ -160,11 +156,14 @@ word("ArgMax", "f", ops.vector_argmax, "the number of the largest component, the
 word("ArgMin", "f", ops.vector_argmin, "the number of the smallest component, the first of equal ones")
 word("OneHot", "fn", ops.one_hot, "a vector of dim n, 1 at component a, rounded")
 word("SumT", "fn", _sum_t, "a number, repeated dim times")
-word("Elem", "fn", _elem, "component m")
+word("Elem", "fn", ops.elem, "component m")
 word("ElemT", "fnn", _elem_t, "a vector of dim n, zero but for component m")
 word("Extract", "fnn", ops.extract, "length components, from start on")
 word("ExtractT", "fnn", _extract_t, "a vector of that dim, zero but for a from start on")
 word("Concat", "ff", ops.concat, "the components of a, then those of b")
+word(
+    "Gather", "ffn", ops.gather, "row number g, rounded, of the table f, which is stored by rows of n numbers"
+)
 
 # ---------------------------------------------------------------- norms, distances, matrices
 

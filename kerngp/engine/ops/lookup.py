@@ -10,7 +10,6 @@ import torch
 
 from ...errors import FormulaError
 from ..expr import Expr, Op, define, node
-from ..vocabulary import word
 from .folds import one_hot
 from .tensors import tensorprod
 
@@ -88,6 +87,3 @@ def gather(table: Expr, index: Expr, dim: int) -> Expr:
     if dim < 1 or table.dim % dim:
         raise FormulaError(f"gather: a table of {table.dim} numbers has no rows of {dim}.")
     return node("gather", table, index, attr=(table.dim // dim, dim))
-
-
-word("Gather", "ffn", gather, "row number g, rounded, of the table f, which is stored by rows of n numbers")
