@@ -19,6 +19,7 @@ from ..errors import ShapeError
 from .arrays import adopt_integers, adopt_mask, kind_of, restore
 
 NAMES = ("ranges_i", "slices_i", "redranges_j", "ranges_j", "slices_j", "redranges_i")
+REMEMBERED = 1 << 18  # bytes up to which a tuple of arrays is looked up before it is checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +171,9 @@ class Ranges:
                 f"ranges is a {what}; expected six integer arrays ({', '.join(NAMES)}), as from_matrix makes."
             )
         arrays = [adopt_integers(n, v).cpu().numpy() for n, v in zip(NAMES, value, strict=True)]
-        i, j = _half(NAMES[:3], arrays[:3]), _half(NAMES[3:], arrays[3:])
-        if i.pairs != j.pairs:
-            raise ShapeError(
-                f"ranges describe {i.pairs} pairs seen from i, but {j.pairs} seen from j; "
-                "both halves must hold the same blocks."
-            )
-        return Ranges(i, j)
+        if sum(a.nbytes for a in arrays) > REMEMBERED:
+            return _of_arrays(arrays)
+        return _of_bytes(*((a.tobytes(), a.shape) for a in arrays))
 
     @staticmethod
     def from_matrix(ranges_i: Any, ranges_j: Any, keep: Any) -> Ranges:
@@ -259,6 +256,22 @@ class Ranges:
 
 
 # ---------------------------------------------------------------- checks and the normal form
+
+
+@functools.lru_cache(maxsize=32)
+def _of_bytes(*arrays: tuple[bytes, tuple[int, ...]]) -> Ranges:
+    """The structure of arrays given by their contents: a tuple used again and again is checked once."""
+    return _of_arrays([np.frombuffer(data, np.int64).reshape(shape) for data, shape in arrays])
+
+
+def _of_arrays(arrays: list[np.ndarray]) -> Ranges:
+    i, j = _half(NAMES[:3], arrays[:3]), _half(NAMES[3:], arrays[3:])
+    if i.pairs != j.pairs:
+        raise ShapeError(
+            f"ranges describe {i.pairs} pairs seen from i, but {j.pairs} seen from j; "
+            "both halves must hold the same blocks."
+        )
+    return Ranges(i, j)
 
 
 def _length(ranges: np.ndarray) -> np.ndarray:

@@ -421,3 +421,13 @@ def test_more_bad_structures():
     with pytest.raises(DTypeError, match="keep"):
         from_matrix(GOOD[0], GOOD[3], [[0.5, 1.0], [0.0, 0.0]])
     assert len(NAMES) == 6
+
+
+def test_a_tuple_that_is_used_again_is_checked_once_but_never_stale() -> None:
+    ends = torch.tensor([[0, 3], [3, 5]])
+    arrays = from_matrix(ends, ends, torch.eye(2, dtype=torch.bool))
+    first = Ranges.of(arrays)
+    assert Ranges.of(tuple(a.clone() for a in arrays)) is first and first.pairs == 13
+    arrays[0][1, 1], arrays[3][1, 1] = 4, 4  # in place
+    arrays[2][1, 1], arrays[5][1, 1] = 4, 4
+    assert Ranges.of(arrays).pairs == 10
