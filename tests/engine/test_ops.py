@@ -213,7 +213,8 @@ def test_gradient_in_generated_code(name: str, launches) -> None:
         if got is not None and exact is not None:
             assert_close(got, exact, 1e-4 * (1 + exact.abs()), f"gradient of {f}")
     assert launches.reference == 0
-    assert launches.compiled == 1 + any(g is not None for g in want)
+    # a formula that is constant between its steps has the gradient 0, which needs no pass
+    assert launches.compiled == 1 + any(g is not None and bool(g.any()) for g in want)
 
 
 @pytest.mark.parametrize("name", sorted(OPS.keys() - NEVER - ONCE))
