@@ -9,7 +9,7 @@ Selections: the envelope theorem, by a pass over the selected pairs only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -82,6 +82,12 @@ def with_residuals(o: Output) -> Output:
     return replace(o, reduction=o.reduction.recorded)
 
 
+def grouped(outputs: tuple[Output, ...], flat: Iterable[Tensor]) -> list[tuple[Tensor, ...]]:
+    """The results of a pass by output, where torch has them one after the other."""
+    values = iter(flat)
+    return [tuple([next(values) for _ in o.reduction.outputs]) for o in outputs]
+
+
 def apart(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
     """All results, in memory of their own, as torch asks of an operator: residuals may share a state."""
     results, seen = [], set()
@@ -99,8 +105,7 @@ def _record(
     options: Options,
     ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
-    values = iter(_Smooth.apply(outputs, sizes, options, ranges, *args))
-    return [tuple([next(values) for _ in o.reduction.outputs]) for o in outputs]
+    return grouped(outputs, _Smooth.apply(outputs, sizes, options, ranges, *args))
 
 
 class _Smooth(torch.autograd.Function):

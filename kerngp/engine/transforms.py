@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from ..errors import BackendUnavailable
 from ..options import Options
-from .autograd import Sizes, apart, by_kind, cotangents, kind_of, tangents
+from .autograd import Sizes, apart, by_kind, cotangents, grouped, kind_of, tangents
 from .expr import variables
 from .mapreduce import launch, map_reduce_many, transforming
 from .plan import Output
@@ -85,8 +85,7 @@ def _apply(
     options: Options,
     ranges: Ranges | None,
 ) -> list[tuple[Tensor, ...]]:
-    flat = iter(_Pass.apply(_Call(outputs, sizes, options, ranges), *args))
-    return [tuple(next(flat) for _ in o.reduction.outputs) for o in outputs]
+    return grouped(outputs, _Pass.apply(_Call(outputs, sizes, options, ranges), *args))
 
 
 class _Pass(torch.autograd.Function):
