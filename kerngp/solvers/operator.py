@@ -8,6 +8,7 @@ Subclasses are final; `KernelOperator` lives in its own file.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from ..engine.arrays import adopt, dtype_name, is_array, is_number, kind_of, restore
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
 from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
+from .meter import count
 
 Tensor = torch.Tensor
 
@@ -50,6 +52,7 @@ class LinearOperator(ABC):
     device: torch.device
     symmetric: bool
     psd: bool
+    work = "products"  # what a meter books products under; entries of other kinds of work are not counted
 
     # ------------------------------------------------------------ the contract
 
@@ -124,22 +127,28 @@ class LinearOperator(ABC):
             batch = torch.broadcast_shapes(self.shape[:-2], t.shape[:-2])
             out = t.new_zeros((*batch, self.shape[-2], 0))
         else:
-            out = self._matmul(t, exact)
+            with count(self.work, math.prod(self.shape) if self.work == "products" else 0.0):
+                out = self._matmul(t, exact)
         return restore(out.squeeze(-1) if vector else out, kind_of(b))
 
     def diag(self) -> Tensor:
         """The diagonal, a tensor of shape (*batch, n); the operator must be square."""
         require_square(self, "diag()")
-        return self._diag()
+        with count("rows", math.prod(self.shape[:-1])):
+            return self._diag()
 
     def rows(self, idx: Any, cols: Any = None) -> Tensor:
         """The entries of rows ``idx`` (and columns ``cols``), a tensor (*batch, len(idx), N or len(cols))."""
         picked = None if cols is None else indices("cols", cols, self.shape[-1], self.device)
-        return self._rows(indices("idx", idx, self.shape[-2], self.device), picked)
+        rows = indices("idx", idx, self.shape[-2], self.device)
+        width = self.shape[-1] if picked is None else len(picked)
+        with count("rows", math.prod(self.shape[:-2]) * len(rows) * width):
+            return self._rows(rows, picked)
 
     def dense(self) -> Tensor:
         """All entries, a tensor of shape (*batch, M, N)."""
-        return self._rows(torch.arange(self.shape[-2], device=self.device), None)
+        with count("rows", math.prod(self.shape)):
+            return self._rows(torch.arange(self.shape[-2], device=self.device), None)
 
     def matvec(self, b: Any) -> Any:
         """SciPy's name for the product with a vector; other dtypes are converted to the operator's."""

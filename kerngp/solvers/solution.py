@@ -11,7 +11,11 @@ class Status(Enum):
     """How a solve ended; the value says what happened and what to do about it."""
 
     converged = "the residual is below the tolerance."
-    stopped = "the callback asked to stop."
+    stopped = "the callback or Ctrl-C asked to stop; x is the best iterate."
+    time_limit = (
+        "the time ran out; x is the best iterate. Raise time_limit, loosen the tolerance, or use "
+        "method='auto' to choose among preconditioners."
+    )
     max_iter = (
         "the iterations ran out. Raise max_iter, use a preconditioner such as RPCholesky(rank=...), "
         "or add more to the diagonal."
@@ -30,6 +34,7 @@ class Status(Enum):
 SEVERITY = (
     Status.converged,
     Status.stopped,
+    Status.time_limit,
     Status.max_iter,
     Status.stagnated,
     Status.indefinite,
@@ -68,6 +73,77 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something a user should know of a solve that went as it should.
+
+    Attributes
+    ----------
+    code : str
+        Short and stable, for programs: "F32_ALPHA", "REFINED", "SWITCHED", "ESCALATED" ...
+    text : str
+        For people.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An upper bound on the error of the solution, known without the solution.
+
+    Attributes
+    ----------
+    error : torch.Tensor of shape (*batch, E)
+        Of |x* - x| in the norm of A, sqrt(d' A d), for x* the exact solution.
+    kind : {"bound", "estimate"}
+        "bound" holds in exact arithmetic: the preconditioner is fixed and below A, and products are
+        exact. Otherwise it is an estimate.
+    reason : str
+        Why it is no more than an estimate; empty for a bound.
+    """
+
+    error: Any
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a solve beyond its result; every solver fills in what it knows.
+
+    Attributes
+    ----------
+    choice : tuple of str
+        Why this method was chosen, one sentence a line.
+    preconditioner : str
+    passes : float
+        Entries computed for everything together - products, preconditioner, neighbour search, races,
+        restarts - in units of one pass over the matrix.
+    seconds : dict
+        Where the time went; "total" is that of the whole solve.
+    ritz : (float, float), optional
+        Smallest and largest Ritz value of the preconditioned operator: bounds from inside of its spectrum.
+    certificate : Certificate, optional
+    suggested_alpha : float, optional
+        How much more on the diagonal would make an indefinite matrix positive definite (an estimate).
+    attainable : float, optional
+        The relative residual below which rounding errors do not let it fall, estimated.
+    notes : tuple of Note
+    """
+
+    choice: tuple[str, ...] = ()
+    preconditioner: str = ""
+    passes: float = float("nan")
+    seconds: dict[str, float] = field(default_factory=dict)
+    ritz: tuple[float, float] | None = None
+    certificate: Certificate | None = None
+    suggested_alpha: float | None = None
+    attainable: float | None = None
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
 class Solution:
     """The outcome of a solve.
 
@@ -89,6 +165,8 @@ class Solution:
         What is particular to this solve, for messages.
     extra : dict
         Results of one method only, such as "centers".
+    report : Report
+        What the solve cost and what is known of its error.
     """
 
     x: Any
@@ -100,6 +178,7 @@ class Solution:
     method: str = ""
     detail: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
 
     @property
     def converged(self) -> bool:

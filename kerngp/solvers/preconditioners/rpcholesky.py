@@ -199,6 +199,8 @@ class LowRankInverse(LinearOperator):
     pivots : Tensor
     """
 
+    work = "preconditioner"
+
     def __init__(self, low_rank: LowRank, d: Tensor):
         self.low_rank, self.d = low_rank, d
         self.pivots, self.trace_error = low_rank.pivots, low_rank.trace_error

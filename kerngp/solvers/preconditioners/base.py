@@ -1,0 +1,46 @@
+"""What a preconditioner is: an operator M that approximates the inverse of another, and a little more."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from ..operator import LinearOperator
+
+Tensor = torch.Tensor
+
+
+class Preconditioner(LinearOperator):
+    """M = P^-1 for a symmetric positive definite P that approximates A.
+
+    Solvers need its products alone, so that any operator will do for them. Functions of A - its
+    log-determinant, its trace, samples - also need the square root and the determinant of P,
+    certificates a bound.
+
+    Attributes
+    ----------
+    floor : float or None
+        No eigenvalue of M A is smaller, provably (1 if P <= A); None if nothing is known.
+    description : str
+        For reports: "RPCholesky, rank 200".
+    """
+
+    work = "preconditioner"
+    floor: float | None = None
+    description: str = ""
+
+    @abstractmethod
+    def root(self) -> LinearOperator:
+        """A square operator L with M = L' L: L A L' is symmetric and close to the identity."""
+
+    @abstractmethod
+    def logdet(self) -> Tensor:
+        """log det P, float64, shape ()."""
+
+    @abstractmethod
+    def refresh(self, A: LinearOperator) -> Preconditioner:
+        """The preconditioner of the same recipe for other values: other hyperparameters, another alpha.
+
+        Choices that were expensive to make (pivots, neighbours) are kept, numbers are computed anew.
+        """
