@@ -8,13 +8,16 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .path import solve_path
 from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
-from .solution import Progress, Solution, Status
+from .refine import Refine
+from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
     "AddedDiagonal",
+    "Certificate",
     "Cholesky",
     "Dense",
     "Diagonal",
@@ -25,8 +28,11 @@ __all__ = [
     "LowRankInverse",
     "NoPreconditioner",
     "Preconditioner",
+    "Note",
     "Progress",
     "RPCholesky",
+    "Refine",
+    "Report",
     "Solution",
     "Status",
     "as_operator",
@@ -34,4 +40,5 @@ __all__ = [
     "identity",
     "kernel_solve",
     "solve",
+    "solve_path",
 ]
