@@ -39,7 +39,7 @@ THIRD_PARTY = {
     "sklearn": ("models/",),
     "gpytorch": ("models/gpytorch.py",),
     "linear_operator": ("models/gpytorch.py",),
-    "matplotlib": ("models/",),
+    "matplotlib": ("models/", "solvers/report.py"),
 }
 ONLY_INSIDE_FUNCTIONS = {"pycuda"}
 

@@ -38,7 +38,7 @@ from .cost import (
 from .kernel_operator import KernelOperator
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, Scaled, Sum
 from .permuted import Permuted
-from .race import Heat, race, rows_for, subsample
+from .race import SHARE, Heat, race, rows_for, subsample
 from .solution import Progress, Solution
 from .switch import Direct, Switching
 
@@ -105,7 +105,7 @@ class Auto:
 
     def cg(self) -> CG:
         """The conjugate gradients that it may choose."""
-        return CG(tol=self.tol, max_iter=self.max_iter)
+        return CG(tol=self.tol, max_iter=self.max_iter, time_limit=self.time_limit)
 
     def run(
         self,
@@ -117,7 +117,7 @@ class Auto:
         callback: Callback | None = None,
     ) -> Solution:
         """Choose and solve A x = b for b of shape (*batch, N, E). No gradients here: see `solve`."""
-        choice = choose(A, b, self, preconditioner=preconditioner, callback=callback)
+        choice = choose(A, b, self.cg(), self.random_state, preconditioner=preconditioner, callback=callback)
         solution = choice.method.run(A, b, preconditioner=choice.preconditioner, x0=x0, callback=callback)
         return replace(solution, report=replace(solution.report, choice=choice.lines))
 
@@ -125,7 +125,8 @@ class Auto:
 def choose(
     A: LinearOperator,
     b: Tensor,
-    auto: Auto | None = None,
+    cg: CG | None = None,
+    random_state: int = 0,
     *,
     preconditioner: LinearOperator | None = None,
     direct: bool = True,
@@ -137,8 +138,10 @@ def choose(
     ----------
     A : LinearOperator of shape (*batch, N, N), symmetric
     b : Tensor of shape (*batch, N, E)
-    auto : Auto
-        Tolerance and limits.
+    cg : CG
+        Tolerance and limits; a time limit holds for the choice as well.
+    random_state : int
+        Seed of the rows that preconditioners race on, and of their own choices.
     preconditioner : LinearOperator, optional
         One that is to be used: it is not chosen then.
     direct : bool
@@ -151,14 +154,14 @@ def choose(
     ShapeError
         If A is not square or not known to be symmetric.
     """
-    auto = auto or Auto()
+    cg = cg or CG()
     require_square(A, 'method="auto"')
     if not A.symmetric:
         raise ShapeError(
             f'method="auto" chooses among solvers of symmetric operators, got {A!r}; declare it '
             "(symmetric=True or psd=True) if it is, or solve the normal equations."
         )
-    n, cg = A.shape[-1], auto.cg()
+    n = A.shape[-1]
     if preconditioner is not None:
         return Choice(cg, preconditioner, ("conjugate gradients, as a preconditioner was given.",))
     if not bool(torch.isfinite(b).all()) or not bool(b.any()):
@@ -167,11 +170,22 @@ def choose(
         why = f"n = {n}: a factorisation takes less time than measuring anything would."
         return Choice(Direct(cg), None, (why,))
     with torch.no_grad():
-        return _measured(A, b, auto, cg, direct, callback)
+        start = time.perf_counter()
+        choice = _measured(A, b, cg, random_state, direct, callback)
+        return replace(choice, method=_in_time(choice.method, time.perf_counter() - start))
+
+
+def _in_time(method: Any, spent: float) -> Any:
+    """The method with the time that is left."""
+    cg = method if isinstance(method, CG) else method.cg
+    if cg.time_limit is None:
+        return method
+    cg = replace(cg, time_limit=max(0.0, cg.time_limit - spent))
+    return cg if isinstance(method, CG) else replace(method, cg=cg)
 
 
 def _measured(
-    A: LinearOperator, b: Tensor, auto: Auto, cg: CG, direct: bool, callback: Callback | None
+    A: LinearOperator, b: Tensor, cg: CG, random_state: int, direct: bool, callback: Callback | None
 ) -> Choice:
     start = time.perf_counter()
     _tell(callback, b, "measuring")
@@ -188,8 +202,8 @@ def _measured(
     worth = min(factorise, PATIENCE * w.product)
     rows = rows_for(m, w, worth)
     _tell(callback, b, "race of preconditioners")
-    small, small_b = subsample(A, b, rows, auto.random_state)
-    heats = race(small, small_b, FAMILIES, m, w, auto.tol, 2 * 0.05 * worth, auto.random_state)
+    small, small_b = subsample(A, b, rows, random_state)
+    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 2 * SHARE * worth, random_state)
     decision = decide(m, w, heats, factorise)
     spent = time.perf_counter() - start
     lines.append(f"A race on {rows} rows at the same alpha / n ({seconds_text(spent)} up to here) predicts:")
@@ -199,7 +213,7 @@ def _measured(
     if not decision.predictions:
         return Choice(cg, None, (*lines, "Conjugate gradients, for lack of anything that worked."))
     _tell(callback, b, f"preconditioner: {decision.predictions[0].name}")
-    return _build(A, auto, cg, heats, decision.predictions, lines)
+    return _build(A, cg, random_state, heats, decision.predictions, lines)
 
 
 @dataclass(frozen=True)
@@ -247,8 +261,8 @@ def decide(m: Machine, w: Workload, heats: Sequence[Heat], factorise: float = ma
 
 def _build(
     A: LinearOperator,
-    auto: Auto,
     cg: CG,
+    random_state: int,
     heats: Sequence[Heat],
     ranking: Sequence[Prediction],
     lines: list[str],
@@ -256,13 +270,13 @@ def _build(
     """The winner at full size; the next one if it cannot be built."""
     for k, p in enumerate(ranking):
         try:
-            M = None if p.family.recipe is None else p.family.recipe(p.size, auto.random_state).build(A)
+            M = None if p.family.recipe is None else p.family.recipe(p.size, random_state).build(A)
         except KerngpError as error:
             lines.append(f"{p.name} could not be built: {error}")
             continue
         lines.append(f"Conjugate gradients with {p.name}.")
         expected = _expected(heats, p)
-        method = Switching(cg, p, expected, tuple(ranking[k + 1 :]), auto.random_state)
+        method = Switching(cg, p, expected, tuple(ranking[k + 1 :]), random_state)
         return Choice(method, M, tuple(lines), tuple(ranking))
     lines.append("Conjugate gradients.")
     return Choice(cg, None, tuple(lines), tuple(ranking))

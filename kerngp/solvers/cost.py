@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from .operator import LinearOperator
-from .preconditioners import RPCholesky
+from .operator import AddedDiagonal, Dense, LinearOperator
+from .preconditioners import Identity, LowRankInverse, RPCholesky
 
 Tensor = torch.Tensor
 ENTRY = 10  # an entry that is stored costs about this much of one that is summed at once
@@ -124,6 +124,8 @@ class Family:
         The sizes to try on a subsample of so many rows.
     sizes : tuple of int
         Those to choose among.
+    size_of : callable
+        The size of a preconditioner of this kind, None for others.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Family:
     memory: Callable[[Workload, int], float]
     raced: Callable[[int], tuple[int, ...]]
     sizes: tuple[int, ...]
+    size_of: Callable[[LinearOperator], int | None]
 
     def label(self, size: int) -> str:
         """For reports: "RPCholesky, rank 200"."""
@@ -149,6 +152,7 @@ NONE = Family(
     memory=lambda w, k: 0.0,
     raced=lambda n: (0,),
     sizes=(0,),
+    size_of=lambda M: 0 if isinstance(M, Identity) else None,
 )
 LOW_RANK = Family(
     "RPCholesky",
@@ -160,6 +164,7 @@ LOW_RANK = Family(
     memory=lambda w, k: w.itemsize * k * w.n,
     raced=lambda n: (max(1, n // 20), max(2, n // 8)),
     sizes=(50, 100, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000),
+    size_of=lambda M: len(M.pivots) if isinstance(M, LowRankInverse) else None,
 )
 FAMILIES = (LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
 
@@ -258,8 +263,6 @@ def cheapest(predictions: list[Prediction]) -> list[Prediction]:
 
 def workload(A: LinearOperator, columns: int, product: float, exact: float, memory: int) -> Workload:
     """The numbers of an operator, with the times that were measured."""
-    from .operator import AddedDiagonal, Dense
-
     base = A.base if isinstance(A, AddedDiagonal) else A
     return Workload(
         n=A.shape[-1],

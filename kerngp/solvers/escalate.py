@@ -4,14 +4,13 @@
 2. A larger preconditioner.
 3. Cholesky, if the matrix fits into memory.
 
-Every step starts from the best iterate so far and leaves a note. Nothing is added to the diagonal and no tolerance
-is loosened: the end is a solution of the system that was asked about, or the last failure.
+Every step starts from the best iterate so far and leaves a note. Nothing is added to the diagonal and
+no tolerance is loosened: the end is a solution of the system that was asked about, or the last failure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,8 +75,8 @@ def escalate(
     Returns
     -------
     Solution
-        Converged, or the best iterate with the status of the last failure. ``solution`` itself if nothing can be
-        done about its status: NaN, time, Ctrl-C.
+        Converged, or the best iterate with the status of the last failure. ``solution`` itself if nothing
+        can be done about its status: NaN, time, Ctrl-C.
 
     Examples
     --------
@@ -111,8 +110,9 @@ def _in_float64(case: _Case, failed: Solution) -> Solution:
 def _prepared_better(case: _Case, failed: Solution) -> Solution:
     """The same kind of preconditioner, larger; the most promising kind if there was none."""
     n, M = case.A.shape[-1], case.preconditioner
-    known = [(f, f.size_of(M)) for f in FAMILIES if M is not None and f.size_of(M)]
-    wanted = [(f, LARGER * size) for f, size in known] or [(f, round(FIRST_SIZE * n)) for f in FAMILIES]
+    sizes = [(f, f.size_of(M) or 0) for f in FAMILIES] if M is not None else []
+    wanted = [(f, LARGER * size) for f, size in sizes if size]
+    wanted = wanted or [(f, round(FIRST_SIZE * n)) for f in FAMILIES]
     for family, size in wanted:
         size = max(family.sizes[0], min(size, family.sizes[-1], n))
         if family.recipe is None or not case.A.symmetric:

@@ -116,9 +116,7 @@ class ProgressBar:
         self.stream.flush()
 
 
-def pace(
-    times: Sequence[float], residuals: Sequence[float], tol: float
-) -> tuple[float | None, float | None]:
+def pace(times: Sequence[float], residuals: Sequence[float], tol: float) -> tuple[float | None, float | None]:
     """The factor by which an iteration changes the residual, and the seconds left until ``tol``.
 
     Both by least squares through the logarithms of the later half; None before there are five iterations, and
@@ -132,7 +130,9 @@ def pace(
     """
     half = len(residuals) // 2
     points = [
-        (t, k, math.log(r)) for k, (t, r) in enumerate(zip(times, residuals)) if k >= half and 0 < r < math.inf
+        (t, k, math.log(r))
+        for k, (t, r) in enumerate(zip(times, residuals))
+        if k >= half and 0 < r < math.inf
     ]
     if len(residuals) < 5 or len(points) < 3:
         return None, None

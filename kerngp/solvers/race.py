@@ -1,10 +1,10 @@
 """Preconditioners run against each other on a few rows, so that the whole system need not find out.
 
-For n_s rows drawn at random, K_s + (n_s / n) diag(alpha) has about the spectrum of K + diag(alpha), divided by
-n / n_s: kernel matrices of samples share lambda = alpha / n. Conjugate gradients on the stored n_s x n_s matrix,
-once for each candidate, tell how many iterations the whole system will take. A candidate is called off
-as soon as what it has taken would cost more, at full size, than the best so far by a margin; so the race
-lasts about as long as its winner needs.
+For n_s rows drawn at random, K_s + (n_s / n) diag(alpha) has about the spectrum of K + diag(alpha),
+divided by n / n_s: kernel matrices of samples share lambda = alpha / n. Conjugate gradients on the
+stored n_s x n_s matrix, once for each candidate, tell how many iterations the whole system will take.
+A candidate is called off as soon as what it has taken would cost more, at full size, than the best so
+far by a margin; so the race lasts about as long as its winner needs.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def race(
                 left = deadline - time.perf_counter()
                 if left <= 0 and math.isfinite(best):
                     return tuple(heats)
-                heat = _run(small, b, family, size, m, w, tol, best, max(left / 2, 0.1 * seconds), random_state)
+                heat = _run(
+                    small, b, family, size, m, w, tol, best, max(left / 2, 0.1 * seconds), random_state
+                )
                 heats.append(heat)
                 if not heat.failed:
                     best = min(best, predict(m, w, family, size, heat.iterations).seconds)

@@ -24,7 +24,7 @@ def explain(solution: Solution) -> str:
     >>> import torch
     >>> from kerngp.solvers import Cholesky, Dense, solve
     >>> print(explain(solve(Dense(torch.eye(2), psd=True), torch.ones(2), Cholesky())).splitlines()[0])
-    Outcome     converged: Cholesky, 1 iteration, relative residual 0.0e+00
+    Outcome     converged: Cholesky, 1 iteration, relative residual 0.0e+00 (asked: 1.0e-06)
     """
     report = solution.report
     sections = [
@@ -57,7 +57,7 @@ def _outcome(s: Solution) -> str:
 def _residual(s: Solution) -> str:
     norms = _flat(s.residual_norms)
     worst = max(norms, default=0.0, key=lambda r: math.inf if math.isnan(r) else r)
-    asked = f" where {s.report.tol:.1e} was asked for" if s.report.tol is not None else ""
+    asked = f" (asked: {s.report.tol:.1e})" if s.report.tol is not None else ""
     many = f", the largest of {len(norms)} columns" if len(norms) > 1 else ""
     return f"relative residual {worst:.1e}{asked}{many}"
 
@@ -97,7 +97,7 @@ def _plural(count: int, noun: str) -> str:
 
 
 def to_dict(solution: Solution) -> dict[str, Any]:
-    """Everything but x and ``extra`` as plain data that JSON can hold; numbers that are not finite become None.
+    """Everything but x and ``extra`` as plain data that JSON can hold; None for numbers that are not finite.
 
     Examples
     --------

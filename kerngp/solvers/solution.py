@@ -219,7 +219,7 @@ class Solution:
         )
 
     def explain(self) -> str:
-        """How the solve went, on one screen; see `kerngp.solvers.report.explain`. ``print`` shows the same."""
+        """How the solve went, on one screen, as ``print`` shows it; see `kerngp.solvers.report.explain`."""
         from .report import explain
 
         return explain(self)

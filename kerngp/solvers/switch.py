@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,14 +22,8 @@ CLEARLY = 0.8  # of what remains: another preconditioner must be at least so muc
 
 
 @dataclass(frozen=True)
-class Direct:
-    """Cholesky, and conjugate gradients where it fails: a singular system may well have a solution.
-
-    Parameters
-    ----------
-    cg : CG
-        Its tolerance decides whether the factorisation was accurate enough.
-    """
+class _Limited:
+    """A method whose tolerance and limits are those of its conjugate gradients."""
 
     cg: CG
 
@@ -36,6 +31,27 @@ class Direct:
     def tol(self) -> float:
         """Of the residual."""
         return self.cg.tol
+
+    @property
+    def max_iter(self) -> int:
+        """Iterations, of all stages together."""
+        return self.cg.max_iter
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds."""
+        return self.cg.time_limit
+
+
+@dataclass(frozen=True)
+class Direct(_Limited):
+    """Cholesky, and conjugate gradients where it fails: a singular system may well have a solution.
+
+    Parameters
+    ----------
+    cg : CG
+        Its tolerance decides whether the factorisation was accurate enough.
+    """
 
     def run(
         self,
@@ -47,21 +63,23 @@ class Direct:
         callback: Callback | None = None,
     ) -> Solution:
         """Solve A x = b for b of shape (*batch, N, E). No gradients here: see `solve`."""
-        first = Cholesky().run(A, b)
-        worst = _worst(first)
-        if first.status is Status.nan or (first.status is Status.converged and not worst > self.tol):
+        first = Cholesky(self.tol).run(A, b)
+        if first.status in (Status.converged, Status.nan):
             return first
         if first.status is Status.indefinite:
             start, why = x0, f"the factorisation failed ({first.detail})"
         else:
+            worst = float(first.residual_norms.max())
             start, why = first.x, f"the factorisation left a residual of {worst:.1e}"
-        note = Note("CHOLESKY_FAILED", f"{why}: conjugate gradients went on, without any change of the matrix.")
+        note = Note(
+            "CHOLESKY_FAILED", f"{why}: conjugate gradients went on, without any change of the matrix."
+        )
         second = self.cg.run(A, b, preconditioner=preconditioner, x0=start, callback=callback)
         return joined(first, second, note)
 
 
 @dataclass(frozen=True)
-class Switching:
+class Switching(_Limited):
     """Conjugate gradients that change their preconditioner once, if theirs is not what was predicted.
 
     Parameters
@@ -73,18 +91,16 @@ class Switching:
     others : tuple of Prediction
         Of other kinds, the cheapest first.
     random_state : int
+
+    Notes
+    -----
+    After a change ``extra["preconditioner"]`` of the solution is the one it ended with.
     """
 
-    cg: CG
     chosen: Prediction
     expected: tuple[float, ...] = ()
     others: tuple[Prediction, ...] = ()
     random_state: int = 0
-
-    @property
-    def tol(self) -> float:
-        """Of the residual."""
-        return self.cg.tol
 
     def run(
         self,
@@ -98,13 +114,18 @@ class Switching:
         """Solve A x = b for b of shape (*batch, N, E). No gradients here: see `solve`."""
         if x0 is not None or not self.others:  # the race started from 0: no forecast
             return self.cg.run(A, b, preconditioner=preconditioner, x0=x0, callback=callback)
-        pace = _Pace(self, callback)
+        pace, start = _Pace(self, callback), time.perf_counter()
         first = self.cg.run(A, b, preconditioner=preconditioner, callback=pace)
         if pace.instead is None or first.status is not Status.stopped:
             return first
         recipe = pace.instead.family.recipe
         M = None if recipe is None else recipe(pace.instead.size, self.random_state).build(A)
-        cg = replace(self.cg, max_iter=max(0, self.cg.max_iter - first.iterations))
+        limit, spent = self.cg.time_limit, time.perf_counter() - start
+        cg = replace(
+            self.cg,
+            max_iter=max(0, self.cg.max_iter - first.iterations),
+            time_limit=None if limit is None else max(0.0, limit - spent),
+        )
         second = cg.run(A, b, preconditioner=M, x0=first.x, callback=callback)
         note = Note(
             "SWITCHED",
@@ -112,7 +133,8 @@ class Switching:
             f"iterations, where {self.chosen.iterations:.0f} were predicted to suffice; "
             f"{pace.instead.name} went on.",
         )
-        return joined(first, second, note)
+        both = joined(first, second, note)
+        return replace(both, extra={**both.extra, "preconditioner": M})
 
 
 class _Pace:
@@ -160,7 +182,3 @@ def joined(first: Solution, second: Solution, *notes: Note) -> Solution:
         products=first.products + second.products,
         report=report,
     )
-
-
-def _worst(s: Solution) -> float:
-    return float(s.residual_norms.max()) if s.residual_norms.numel() else 0.0
