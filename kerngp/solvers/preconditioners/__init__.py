@@ -6,5 +6,15 @@ from .base import Preconditioner
 from .low_rank import LowRank, LowRankInverse
 from .none import Identity, NoPreconditioner
 from .rpcholesky import RPCholesky
+from .vecchia import Vecchia, VecchiaInverse
 
-__all__ = ["Identity", "LowRank", "LowRankInverse", "NoPreconditioner", "Preconditioner", "RPCholesky"]
+__all__ = [
+    "Identity",
+    "LowRank",
+    "LowRankInverse",
+    "NoPreconditioner",
+    "Preconditioner",
+    "RPCholesky",
+    "Vecchia",
+    "VecchiaInverse",
+]
