@@ -172,6 +172,33 @@ class LinearOperator(ABC):
         with count("rows", math.prod(self.shape)):
             return self._rows(torch.arange(self.shape[-2], device=self.device), None)
 
+    def submatrix(self, rows: Any = None, cols: Any = None) -> LinearOperator:
+        """The operator of some rows and columns, in the order given; None stands for all.
+
+        Its products cost what its own size says: solvers that work block by block multiply with
+        ``A.submatrix(rows)``. A principal submatrix of a symmetric operator is symmetric.
+
+        Parameters
+        ----------
+        rows, cols : vectors of integers or slices, optional
+
+        Raises
+        ------
+        ShapeError
+
+        Examples
+        --------
+        >>> import torch
+        >>> Dense(torch.eye(3)).submatrix([2, 0]).dense()
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        """
+        i = None if rows is None else indices("rows", rows, self.shape[-2], self.device)
+        j = None if cols is None else indices("cols", cols, self.shape[-1], self.device)
+        if i is None and j is None:
+            return self
+        return self._submatrix(i, i if i is not None and j is not None and torch.equal(i, j) else j)
+
     def matvec(self, b: Any) -> Any:
         """SciPy's name for the product with a vector; other dtypes are converted to the operator's."""
         return _lenient(self, b)
@@ -199,6 +226,12 @@ class LinearOperator(ABC):
     def _scale(self, alpha: Scalar) -> LinearOperator | None:
         """alpha * self as one operator of a simpler kind, or None."""
         return None
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        """See `submatrix`; one of the two is given, and equal ones are the same tensor."""
+        from .selected import Selected
+
+        return Selected(self, rows, cols)
 
     def __matmul__(self, b: Any) -> Any:
         if isinstance(b, LinearOperator):
@@ -393,6 +426,15 @@ class Dense(LinearOperator):
         found = self.matrix[..., idx.unsqueeze(-1), idx.unsqueeze(-2)]
         return found.double() if exact else found
 
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Dense:
+        m = self.matrix if rows is None else self.matrix[..., rows, :]
+        same = rows is cols
+        return Dense(
+            m if cols is None else m[..., cols],
+            symmetric=self.symmetric and same,
+            psd=self.psd and same,
+        )
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
@@ -456,6 +498,11 @@ class Diagonal(LinearOperator):
         values = self._full().double() if exact else self._full()
         return (idx.unsqueeze(-1) == idx.unsqueeze(-2)) * values[..., idx].unsqueeze(-1)
 
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        if rows is not None and rows is cols and len(rows.unique()) == len(rows):
+            return Diagonal(self._full()[..., rows])
+        return super()._submatrix(rows, cols)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
@@ -508,6 +555,11 @@ class AddedDiagonal(LinearOperator):
         d = Diagonal(self.values.to(dtype), n=self.shape[-1])
         return self.base._submatrices(idx, exact) + d._submatrices(idx, exact)
 
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        base = self.base._submatrix(rows, cols)
+        part = Diagonal(self.values, n=self.shape[-1])._submatrix(rows, cols)
+        return AddedDiagonal(base, part.values) if isinstance(part, Diagonal) else Sum((base, part))
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.values))
@@ -537,10 +589,13 @@ class Sum(LinearOperator):
         return Sum(tuple(t.T for t in self.terms))
 
     def _diag(self) -> Tensor:
-        return _total([t._diag() for t in self.terms])
+        return _total([t._diag().to(self.torch_dtype) for t in self.terms])
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        return _total([t._rows(idx, cols) for t in self.terms])
+        return _total([t._rows(idx, cols).to(self.torch_dtype) for t in self.terms])
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Sum:
+        return Sum(tuple(t._submatrix(rows, cols) for t in self.terms))
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
         return _total([t._submatrices(idx, exact) for t in self.terms])
@@ -586,6 +641,9 @@ class Scaled(LinearOperator):
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
         factor = self.alpha.double() if exact else self._factor()
         return factor * self.base._submatrices(idx, exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        return Scaled(self.base._submatrix(rows, cols), self.alpha)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
