@@ -8,7 +8,7 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .preconditioners import LowRankInverse, NoPreconditioner, RPCholesky
+from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
 from .solution import Progress, Solution, Status
 from .solve import solve
 
@@ -24,6 +24,7 @@ __all__ = [
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
+    "Preconditioner",
     "Progress",
     "RPCholesky",
     "Solution",

@@ -107,6 +107,25 @@ class Certificate:
     kind: str
     reason: str = ""
 
+    def prediction_error(self, k_xx: Any) -> Any:
+        """What f(x) = sum_i k(x, x_i) alpha_i is off by at most, at points with the prior variances k(x, x).
+
+        |f*(x) - f(x)| <= sqrt(k(x, x)) |alpha* - alpha|_A, for A = K + alpha I with the kernel k: a guarantee
+        at every point if ``kind`` is "bound".
+
+        Parameters
+        ----------
+        k_xx : number or torch.Tensor
+            Broadcasts with ``error``; the largest one gives a bound that holds everywhere.
+
+        Examples
+        --------
+        >>> import torch
+        >>> Certificate(torch.tensor([0.5]), "bound").prediction_error(4.0)
+        tensor([1.])
+        """
+        return k_xx**0.5 * self.error
+
 
 @dataclass(frozen=True)
 class Report:

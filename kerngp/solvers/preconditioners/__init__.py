@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .none import NoPreconditioner
-from .rpcholesky import LowRankInverse, RPCholesky
+from .base import Preconditioner
+from .low_rank import LowRank, LowRankInverse
+from .none import Identity, NoPreconditioner
+from .rpcholesky import RPCholesky
 
-__all__ = ["LowRankInverse", "NoPreconditioner", "RPCholesky"]
+__all__ = ["Identity", "LowRank", "LowRankInverse", "NoPreconditioner", "Preconditioner", "RPCholesky"]
