@@ -17,8 +17,9 @@ from .cg import CG
 from .checks import require_square
 from .kernel_operator import KernelOperator
 from .operator import LinearOperator, identity
+from .resolve import Recipe
 from .solution import Progress
-from .solve import Recipe, solve
+from .solve import solve
 
 Tensor = torch.Tensor
 
