@@ -8,7 +8,7 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
+from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky, Vecchia
 from .solution import Progress, Solution, Status
 from .solve import solve
 
@@ -29,6 +29,7 @@ __all__ = [
     "RPCholesky",
     "Solution",
     "Status",
+    "Vecchia",
     "as_operator",
     "cast",
     "identity",

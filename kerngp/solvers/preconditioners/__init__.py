@@ -10,10 +10,12 @@ from .base import Preconditioner
 from .low_rank import LowRank, LowRankInverse
 from .none import Identity, NoPreconditioner
 from .rpcholesky import RPCholesky
+from .vecchia import Vecchia, VecchiaInverse
 
 RECIPES: dict[str, Callable[[], Any]] = {
     "none": NoPreconditioner,
     "rpcholesky": partial(RPCholesky, 500),
+    "vecchia": Vecchia,
 }
 """Recipes by name."""
 
@@ -25,4 +27,6 @@ __all__ = [
     "NoPreconditioner",
     "Preconditioner",
     "RPCholesky",
+    "Vecchia",
+    "VecchiaInverse",
 ]
