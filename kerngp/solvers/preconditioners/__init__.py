@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from .base import Preconditioner
+from .custom import CustomPreconditioner, as_preconditioner
+from .jacobi import DiagonalInverse, Jacobi
 from .low_rank import LowRank, LowRankInverse
 from .none import Identity, NoPreconditioner
+from .nystrom import Nystrom
 from .rpcholesky import RPCholesky
 
-__all__ = ["Identity", "LowRank", "LowRankInverse", "NoPreconditioner", "Preconditioner", "RPCholesky"]
+__all__ = [
+    "CustomPreconditioner",
+    "DiagonalInverse",
+    "Identity",
+    "Jacobi",
+    "LowRank",
+    "LowRankInverse",
+    "NoPreconditioner",
+    "Nystrom",
+    "Preconditioner",
+    "RPCholesky",
+    "as_preconditioner",
+]
