@@ -49,7 +49,9 @@ def known_node(A: LinearOperator, M: LinearOperator | None, shifts: Tensor | Non
     if M is None:
         return least_eigenvalue(A, shifts)
     floor = getattr(M, "floor", None)
-    return None if floor is None else torch.as_tensor(floor, dtype=torch.float64)
+    if floor is None or (isinstance(floor, float) and shifts is not None and bool((shifts < 0).any())):
+        return None  # one preconditioner for all shifts is below those systems that were raised
+    return torch.as_tensor(floor, dtype=torch.float64)
 
 
 def certify(

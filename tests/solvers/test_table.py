@@ -245,6 +245,9 @@ def test_limits(case):
     A, b = dense(150, F), case.rhs(150)
     assert case.solve(A, b, **{case.solver.limit: 1}).status is Status.max_iter
     assert case.solve(A, b, callback=lambda progress: True).status is Status.stopped
+    s = case.solve(A, b, time_limit=0.0)
+    assert s.status is Status.time_limit
+    assert bool(torch.isfinite(s.x).all())
 
 
 # ---------------------------------------------------------------- gradients
