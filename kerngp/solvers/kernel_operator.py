@@ -20,8 +20,8 @@ from ..engine.plan import Output, measure, shapes_of
 from ..engine.ranges import Ranges
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
-from .checks import Scalar
-from .operator import LinearOperator, _unique
+from .checks import Scalar, everywhere
+from .operator import LinearOperator, Remake, _unique
 from .selected import Selected
 
 Tensor = torch.Tensor
@@ -209,10 +209,10 @@ class KernelOperator(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique(self.args)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> KernelOperator:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return self._like(self.formula, [new[id(a)] for a in self.args])
+    def remade(self, new: Remake) -> KernelOperator:
+        """See `LinearOperator.remade`."""
+        core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(self.formula)}
+        return self._like(self.formula, [new(a, core.get(k, a.dim())) for k, a in enumerate(self.args)])
 
     # ------------------------------------------------------------ sums and multiples are formulas again
 
@@ -232,7 +232,7 @@ class KernelOperator(LinearOperator):
         if isinstance(alpha, float) and alpha == 1.0:
             return self
         f = Pm(len(self.args), 1) * self.formula
-        return self._like(f, (*self.args, value), psd=self.psd and bool(value.detach() >= 0))
+        return self._like(f, (*self.args, value), psd=self.psd and everywhere(value.detach() >= 0))
 
 
 def _whole(index: Tensor | None, p: int) -> tuple[Tensor | None, Tensor | None]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..engine.arrays import adopt, dtype_name, is_array, is_number, kind_of, restore
-from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
+from ..errors import BackendUnavailable, DeviceError, DTypeError, FormulaError, ShapeError
+from .checks import NUMPY_DTYPES, Scalar, columns, everywhere, indices, require_square, scalar
 from .meter import count
 
 Tensor = torch.Tensor
+Remake = Callable[[Tensor, int], Tensor]
 
 
 class LinearOperator(ABC):
@@ -80,9 +81,21 @@ class LinearOperator(ABC):
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors the entries depend on, each once."""
 
-    @abstractmethod
+    def remade(self, new: Remake) -> LinearOperator:
+        """The same operator with every tensor t replaced by ``new(t, core)``.
+
+        ``core`` is the number of its last axes that are not batch axes: 0 for a number, 1 for a diagonal,
+        2 for a matrix or for points. What is new may have more batch axes in front.
+        """
+        raise BackendUnavailable(
+            f"torch.vmap over the tensors of a {type(self).__name__} is not defined: it has no method "
+            "`remade`. Solve the systems one by one."
+        )
+
     def with_tensors(self, tensors: Sequence[Tensor]) -> LinearOperator:
         """The same operator made of other tensors, given in the order of `tensors`."""
+        given = dict(zip(map(id, self.tensors), tensors, strict=True))
+        return self.remade(lambda t, core: given[id(t)])
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
         """Entries (*batch, B, s, s) at idx x idx, for idx of shape (B, s); float64 if ``exact``."""
@@ -379,7 +392,7 @@ def as_operator(A: Any) -> LinearOperator:
     if t.dim() < 2:
         raise ShapeError(f"A has shape {tuple(t.shape)}; expected an operator or a matrix (*batch, M, N).")
     square = t.shape[-1] == t.shape[-2]
-    return Dense(t, symmetric=square and bool(torch.equal(t.detach(), t.detach().mT)))
+    return Dense(t, symmetric=square and everywhere(t.detach() == t.detach().mT))
 
 
 def _unique(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -439,9 +452,9 @@ class Dense(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Dense:
-        """See `LinearOperator.with_tensors`."""
-        return Dense(tensors[0], symmetric=self.symmetric, psd=self.psd)
+    def remade(self, new: Remake) -> Dense:
+        """See `LinearOperator.remade`."""
+        return Dense(new(self.matrix, 2), symmetric=self.symmetric, psd=self.psd)
 
     def _merge(self, other: LinearOperator) -> LinearOperator | None:
         if not isinstance(other, Dense):
@@ -476,7 +489,7 @@ class Diagonal(LinearOperator):
             raise ShapeError(f"values has shape {tuple(v.shape)}; expected ({n},) or a number.")
         size = n if n is not None else v.shape[-1]
         self.shape, self.torch_dtype, self.device = (*v.shape[:-1], size, size), v.dtype, v.device
-        self.symmetric, self.psd = True, bool((v.detach() >= 0).all())
+        self.symmetric, self.psd = True, everywhere(v.detach() >= 0)
 
     def _full(self) -> Tensor:
         return self.values.expand(*self.shape[:-1])
@@ -507,9 +520,11 @@ class Diagonal(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Diagonal:
-        """See `LinearOperator.with_tensors`."""
-        return Diagonal(tensors[0], n=self.shape[-1])
+    def remade(self, new: Remake) -> Diagonal:
+        """See `LinearOperator.remade`."""
+        core = min(1, self.values.dim())
+        values = new(self.values, core)
+        return Diagonal(values.unsqueeze(-1) if values.dim() > core == 0 else values, n=self.shape[-1])
 
 
 class AddedDiagonal(LinearOperator):
@@ -564,12 +579,10 @@ class AddedDiagonal(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.values))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> AddedDiagonal:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return AddedDiagonal(
-            self.base.with_tensors([new[id(t)] for t in self.base.tensors]), new[id(self.values)]
-        )
+    def remade(self, new: Remake) -> AddedDiagonal:
+        """See `LinearOperator.remade`."""
+        diagonal = Diagonal(self.values, n=self.shape[-1]).remade(new)
+        return AddedDiagonal(self.base.remade(new), diagonal.values)
 
 
 class Sum(LinearOperator):
@@ -604,10 +617,9 @@ class Sum(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique([t for term in self.terms for t in term.tensors])
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Sum:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return Sum(tuple(term.with_tensors([new[id(t)] for t in term.tensors]) for term in self.terms))
+    def remade(self, new: Remake) -> Sum:
+        """See `LinearOperator.remade`."""
+        return Sum(tuple(term.remade(new) for term in self.terms))
 
 
 class Scaled(LinearOperator):
@@ -620,23 +632,25 @@ class Scaled(LinearOperator):
             if isinstance(alpha, Tensor)
             else torch.tensor(alpha, dtype=torch.float64, device=base.device)
         )
-        self.shape, self.torch_dtype, self.device = base.shape, base.torch_dtype, base.device
-        self.symmetric, self.psd = base.symmetric, base.psd and bool(self.alpha.detach() >= 0)
+        batch = torch.broadcast_shapes(base.shape[:-2], self.alpha.shape)
+        self.shape, self.torch_dtype, self.device = (*batch, *base.shape[-2:]), base.torch_dtype, base.device
+        self.symmetric, self.psd = base.symmetric, base.psd and everywhere(self.alpha.detach() >= 0)
 
-    def _factor(self) -> Tensor:
-        return self.alpha.to(self.torch_dtype)
+    def _factor(self, axes: int, dtype: torch.dtype) -> Tensor:
+        """alpha, to multiply what has ``axes`` axes after those of the batch."""
+        return self.alpha[(..., *[None] * axes)].to(dtype)
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self.alpha.to(b.dtype) * self.base._matmul(b, exact)
+        return self._factor(2, b.dtype) * self.base._matmul(b, exact)
 
     def _transpose(self) -> Scaled:
         return Scaled(self.base.T, self.alpha)
 
     def _diag(self) -> Tensor:
-        return self._factor() * self.base._diag()
+        return self._factor(1, self.torch_dtype) * self.base._diag()
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        return self._factor() * self.base._rows(idx, cols)
+        return self._factor(2, self.torch_dtype) * self.base._rows(idx, cols)
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
         factor = self.alpha.double() if exact else self._factor()
@@ -649,10 +663,9 @@ class Scaled(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.alpha))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Scaled:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return Scaled(self.base.with_tensors([new[id(t)] for t in self.base.tensors]), new[id(self.alpha)])
+    def remade(self, new: Remake) -> Scaled:
+        """See `LinearOperator.remade`."""
+        return Scaled(self.base.remade(new), new(self.alpha, 0))
 
 
 def _total(parts: list[Tensor]) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from .operator import LinearOperator
+from .operator import LinearOperator, Remake
 
 Tensor = torch.Tensor
 CHUNK = 64  # entries of the diagonal taken at once
@@ -72,6 +70,6 @@ class Permuted(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return self.base.tensors
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Permuted:
-        """See `LinearOperator.with_tensors`."""
-        return Permuted(self.base.with_tensors(tensors), self.row_order, self.column_order)
+    def remade(self, new: Remake) -> Permuted:
+        """See `LinearOperator.remade`."""
+        return Permuted(self.base.remade(new), self.row_order, self.column_order)
