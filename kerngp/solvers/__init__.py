@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from .cg import CG
 from .cholesky import Cholesky
+from .functions import (
+    Bounds,
+    Eigenpairs,
+    Estimate,
+    RootProduct,
+    diagonal_inverse,
+    effective_dimension,
+    eigsh,
+    largest_eigenvalue,
+    logdet,
+    sample,
+    sqrt_product,
+    trace,
+    trace_inverse,
+)
 from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .preconditioners import LowRankInverse, NoPreconditioner, RPCholesky
+from .preconditioners import (
+    CustomPreconditioner,
+    Jacobi,
+    LowRankInverse,
+    NoPreconditioner,
+    Nystrom,
+    Preconditioner,
+    RPCholesky,
+    Vecchia,
+    as_preconditioner,
+)
 from .solution import Progress, Solution, Status
 from .solve import solve
 
@@ -24,13 +49,32 @@ __all__ = [
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
+    "Preconditioner",
     "Progress",
     "RPCholesky",
     "Solution",
     "Status",
+    "Vecchia",
     "as_operator",
     "cast",
     "identity",
     "kernel_solve",
     "solve",
+    "Bounds",
+    "Eigenpairs",
+    "Estimate",
+    "RootProduct",
+    "diagonal_inverse",
+    "effective_dimension",
+    "eigsh",
+    "largest_eigenvalue",
+    "logdet",
+    "sample",
+    "sqrt_product",
+    "trace",
+    "trace_inverse",
+    "CustomPreconditioner",
+    "Jacobi",
+    "Nystrom",
+    "as_preconditioner",
 ]

@@ -20,10 +20,12 @@ from torch.autograd import forward_ad
 from .. import options as _options
 from ..engine.mapreduce import transforming
 from ..errors import ConvergenceWarning, SolveError
+from .escalate import escalate
 from .meter import metering
 from .operator import LinearOperator
 from .resolve import Resolved, resolve
 from .solution import Progress, Solution, Status
+from .watch import Watch
 
 Tensor = torch.Tensor
 
@@ -40,13 +42,24 @@ class Choice:
     limits: dict[str, Any]
     _kept: dict[tuple[int, ...], Resolved] = field(default_factory=dict)
 
-    def resolved(self, A: LinearOperator, b: Tensor, given: LinearOperator | None) -> Resolved:
+    def resolved(
+        self,
+        A: LinearOperator,
+        b: Tensor,
+        given: LinearOperator | None,
+        callback: Callable[[Progress], Any] | None = None,
+    ) -> Resolved:
         """For this operator; ``given`` are the numbers of a preconditioner that came as an operator."""
         if A.shape not in self._kept:
             preconditioner = self.preconditioner if given is None else given
-            self._kept[A.shape] = resolve(A, b, self.method, preconditioner, self.limits)
+            self._kept[A.shape] = resolve(A, b, self.method, preconditioner, self.limits, callback)
         found = self._kept[A.shape]
         return found if given is None else found._replace(preconditioner=given)
+
+    def settled(self, A: LinearOperator, s: Solution) -> None:
+        """Keep the preconditioner that a solve ended with, if it has changed it."""
+        if "preconditioner" in s.extra:
+            self._kept[A.shape] = self._kept[A.shape]._replace(preconditioner=s.extra["preconditioner"])
 
 
 @dataclass(frozen=True)
@@ -116,12 +129,18 @@ class Problem:
 
     def run(self, b: Tensor, x0: Tensor | None, callback: Callable[[Progress], Any] | None) -> Solution:
         """Solve with plain numbers, and report what it took."""
-        with _options.options(**vars(self.options)), torch.no_grad(), metering() as meter:
+        with _options.options(**vars(self.options)), torch.no_grad(), metering() as meter, Watch():
             A = self.A.T if self.flipped else self.A
-            method, P, lines = self.choice.resolved(A, b, self.given)
+            method, P, lines = self.choice.resolved(A, b, self.given, callback)
             if P is not None and self.flipped:
                 P = P.T
             s = method.run(self.A, b, preconditioner=P, x0=x0, callback=callback)
+            self.choice.settled(A, s)
+            P = s.extra.get("preconditioner", P)
+            if self.on_fail == "escalate":
+                limit = getattr(method, "time_limit", None)
+                left = None if limit is None else limit - meter.elapsed
+                s = escalate(self.A, b, method, s, preconditioner=P, callback=callback, time_left=left)
             size = 1.0
             for n in self.A.shape:
                 size *= n
@@ -131,6 +150,7 @@ class Problem:
                 preconditioner="" if P is None else getattr(P, "description", "") or repr(P),
                 passes=meter.passes(size),
                 seconds={**meter.seconds, "total": meter.elapsed},
+                tol=getattr(method, "tol", None),
             )
         return replace(s, report=report)
 

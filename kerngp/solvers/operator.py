@@ -97,6 +97,11 @@ class LinearOperator(ABC):
         given = dict(zip(map(id, self.tensors), tensors, strict=True))
         return self.remade(lambda t, core: given[id(t)])
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        """Entries (*batch, B, s, s) at idx x idx, for idx of shape (B, s); float64 if ``exact``."""
+        A = cast(self, torch.float64) if exact else self
+        return torch.stack([A._rows(i, i) for i in idx], -3)
+
     # ------------------------------------------------------------ what follows from it
 
     @property
@@ -158,10 +163,54 @@ class LinearOperator(ABC):
         with count("rows", math.prod(self.shape[:-2]) * len(rows) * width):
             return self._rows(rows, picked)
 
+    def submatrices(self, idx: Tensor, *, exact: bool = False) -> Tensor:
+        """Many small submatrices, A[idx_k, idx_k] for each k.
+
+        Parameters
+        ----------
+        idx : int64 tensor of shape (B, s), B >= 1
+        exact : bool
+            In float64, from the tensors that the operator is made of.
+
+        Returns
+        -------
+        Tensor of shape (*batch, B, s, s)
+        """
+        require_square(self, "submatrices()")
+        with count("rows", math.prod(self.shape[:-2]) * idx.numel() * idx.shape[-1]):
+            return self._submatrices(idx, exact)
+
     def dense(self) -> Tensor:
         """All entries, a tensor of shape (*batch, M, N)."""
         with count("rows", math.prod(self.shape)):
             return self._rows(torch.arange(self.shape[-2], device=self.device), None)
+
+    def submatrix(self, rows: Any = None, cols: Any = None) -> LinearOperator:
+        """The operator of some rows and columns, in the order given; None stands for all.
+
+        Its products cost what its own size says: solvers that work block by block multiply with
+        ``A.submatrix(rows)``. A principal submatrix of a symmetric operator is symmetric.
+
+        Parameters
+        ----------
+        rows, cols : vectors of integers or slices, optional
+
+        Raises
+        ------
+        ShapeError
+
+        Examples
+        --------
+        >>> import torch
+        >>> Dense(torch.eye(3)).submatrix([2, 0]).dense()
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        """
+        i = None if rows is None else indices("rows", rows, self.shape[-2], self.device)
+        j = None if cols is None else indices("cols", cols, self.shape[-1], self.device)
+        if i is None and j is None:
+            return self
+        return self._submatrix(i, i if i is not None and j is not None and torch.equal(i, j) else j)
 
     def matvec(self, b: Any) -> Any:
         """SciPy's name for the product with a vector; other dtypes are converted to the operator's."""
@@ -190,6 +239,12 @@ class LinearOperator(ABC):
     def _scale(self, alpha: Scalar) -> LinearOperator | None:
         """alpha * self as one operator of a simpler kind, or None."""
         return None
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        """See `submatrix`; one of the two is given, and equal ones are the same tensor."""
+        from .selected import Selected
+
+        return Selected(self, rows, cols)
 
     def __matmul__(self, b: Any) -> Any:
         if isinstance(b, LinearOperator):
@@ -380,6 +435,19 @@ class Dense(LinearOperator):
         rows = self.matrix[..., idx, :]
         return rows if cols is None else rows[..., cols]
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        found = self.matrix[..., idx.unsqueeze(-1), idx.unsqueeze(-2)]
+        return found.double() if exact else found
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Dense:
+        m = self.matrix if rows is None else self.matrix[..., rows, :]
+        same = rows is cols
+        return Dense(
+            m if cols is None else m[..., cols],
+            symmetric=self.symmetric and same,
+            psd=self.psd and same,
+        )
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
@@ -439,6 +507,15 @@ class Diagonal(LinearOperator):
         cols = torch.arange(self.shape[-1], device=self.device) if cols is None else cols
         return (idx.unsqueeze(-1) == cols) * self._full()[..., idx].unsqueeze(-1)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        values = self._full().double() if exact else self._full()
+        return (idx.unsqueeze(-1) == idx.unsqueeze(-2)) * values[..., idx].unsqueeze(-1)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        if rows is not None and rows is cols and len(rows.unique()) == len(rows):
+            return Diagonal(self._full()[..., rows])
+        return super()._submatrix(rows, cols)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
@@ -493,6 +570,16 @@ class AddedDiagonal(LinearOperator):
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return self.base._rows(idx, cols) + self._diagonal()._rows(idx, cols)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        dtype = torch.float64 if exact else self.torch_dtype
+        d = Diagonal(self.values.to(dtype), n=self.shape[-1])
+        return self.base._submatrices(idx, exact) + d._submatrices(idx, exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        base = self.base._submatrix(rows, cols)
+        part = Diagonal(self.values, n=self.shape[-1])._submatrix(rows, cols)
+        return AddedDiagonal(base, part.values) if isinstance(part, Diagonal) else Sum((base, part))
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.values))
@@ -519,10 +606,16 @@ class Sum(LinearOperator):
         return Sum(tuple(t.T for t in self.terms))
 
     def _diag(self) -> Tensor:
-        return _total([t._diag() for t in self.terms])
+        return _total([t._diag().to(self.torch_dtype) for t in self.terms])
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        return _total([t._rows(idx, cols) for t in self.terms])
+        return _total([t._rows(idx, cols).to(self.torch_dtype) for t in self.terms])
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Sum:
+        return Sum(tuple(t._submatrix(rows, cols) for t in self.terms))
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        return _total([t._submatrices(idx, exact) for t in self.terms])
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -562,6 +655,13 @@ class Scaled(LinearOperator):
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return self._factor(2, self.torch_dtype) * self.base._rows(idx, cols)
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        factor = self.alpha.double() if exact else self._factor()
+        return factor * self.base._submatrices(idx, exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        return Scaled(self.base._submatrix(rows, cols), self.alpha)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

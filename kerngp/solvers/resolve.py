@@ -9,15 +9,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..errors import DeviceError, OptionError, ShapeError
+from .auto import Auto, choose
 from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
-from .preconditioners import RECIPES
+from .preconditioners import RECIPES, NoPreconditioner
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
 
-METHODS: dict[str, Any] = {"cg": CG, "cholesky": Cholesky}
+METHODS: dict[str, Any] = {"auto": Auto, "cg": CG, "cholesky": Cholesky}
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 
 LIMITS = ("tol", "max_iter", "time_limit")
@@ -56,7 +57,12 @@ class Resolved(NamedTuple):
 
 
 def resolve(
-    A: LinearOperator, b: Tensor, method: Any, preconditioner: Any, limits: Mapping[str, Any]
+    A: LinearOperator,
+    b: Tensor,
+    method: Any,
+    preconditioner: Any,
+    limits: Mapping[str, Any],
+    callback: Callable[[Progress], Any] | None = None,
 ) -> Resolved:
     """The method and the preconditioner for this system, whichever way they were named.
 
@@ -68,12 +74,22 @@ def resolve(
     preconditioner : LinearOperator, Recipe, str or None
     limits : dict
         Those of `LIMITS` that the caller gave.
+    callback : callable, optional
+        Told of the phases of a choice.
 
     Raises
     ------
     OptionError, ShapeError, DeviceError
     """
-    return Resolved(_method(method, limits), _preconditioner(preconditioner, A))
+    found = _method(method, limits)
+    if isinstance(found, Auto):
+        M = NoPreconditioner().build(A) if _is("none", preconditioner) else _preconditioner(preconditioner, A)
+        choice = choose(A, b, found.cg(), found.random_state, preconditioner=M, callback=callback)
+    elif isinstance(found, CG) and _is("auto", preconditioner):
+        choice = choose(A, b, found, direct=False, callback=callback)
+    else:
+        return Resolved(found, _preconditioner(preconditioner, A))
+    return Resolved(choice.method, choice.preconditioner, choice.lines)
 
 
 def _method(method: Any, limits: Mapping[str, Any]) -> Method:
@@ -101,11 +117,17 @@ def _named(name: str, limits: Mapping[str, Any]) -> Method:
     return METHODS[name](**limits)
 
 
+def _is(name: str, given: Any) -> bool:
+    return isinstance(given, str) and given == name
+
+
 def _preconditioner(given: Any, A: LinearOperator) -> LinearOperator | None:
+    if _is("auto", given):
+        return None  # left to the method: there is nothing to choose, or it chooses itself
     if isinstance(given, str):
         if given not in RECIPES:
             raise OptionError(
-                f"preconditioner={given!r}: expected one of {_names(RECIPES)}, a recipe such as "
+                f"preconditioner={given!r}: expected 'auto', one of {_names(RECIPES)}, a recipe such as "
                 "RPCholesky(rank=100), or a LinearOperator."
             )
         given = None if given == "none" else RECIPES[given]()

@@ -10,19 +10,21 @@ import torch
 
 from ..engine.arrays import kind_of, restore
 from ..errors import OptionError, ShapeError
+from .cg import CG
 from .checks import columns, require_square
 from .implicit import Choice, Problem, judge, solved
 from .operator import LinearOperator, as_operator
+from .progress import ProgressBar
 from .resolve import Method, Recipe
 from .solution import Progress, Solution
 
-ON_FAIL = ("warn", "raise", "ignore")
+ON_FAIL = ("warn", "raise", "ignore", "escalate")
 
 
 def solve(
     A: Any,
     b: Any,
-    method: Method | str = "cg",
+    method: Method | str = "auto",
     *,
     preconditioner: LinearOperator | Recipe | str | None = None,
     tol: float | None = None,
@@ -31,6 +33,7 @@ def solve(
     x0: Any = None,
     callback: Callable[[Progress], Any] | None = None,
     on_fail: str = "warn",
+    progress: bool = False,
 ) -> Solution:
     """Solve A x = b for one or many right-hand sides.
 
@@ -47,9 +50,11 @@ def solve(
         torch or NumPy. With a float32 operator, a float64 b asks for a float64 x: products are still
         formed in float32, everything else is float64.
     method : solver or str
-        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky".
+        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky". "auto"
+        measures a little, chooses what will take the least time, and says why (`Solution.explain`).
     preconditioner : LinearOperator, recipe or str, optional
         An approximate inverse of A, how to make one (`RPCholesky`), or a name: "rpcholesky", "none".
+        "auto", for CG, has candidates race on a few rows; ``method="auto"`` does that unless one is given.
         Also used for gradients.
     tol, max_iter, time_limit : number, optional
         For a method given by its name: relative residual, iterations, seconds.
@@ -57,8 +62,12 @@ def solve(
         Where to start.
     callback : callable
         Called with a `Progress` after every iteration; returning True stops.
-    on_fail : {"warn", "raise", "ignore"}
-        What happens if the status is time_limit, max_iter, stagnated, indefinite or nan.
+    on_fail : {"warn", "raise", "ignore", "escalate"}
+        What happens if the status is time_limit, max_iter, stagnated, indefinite or nan. "escalate" goes
+        on with products in float64, a larger preconditioner and Cholesky, in this order, and warns if none
+        helps.
+    progress : bool
+        Show a line on standard error: residual, rate, time left.
 
     Returns
     -------
@@ -95,7 +104,11 @@ def solve(
     given = {"tol": tol, "max_iter": max_iter, "time_limit": time_limit}
     limits = {name: value for name, value in given.items() if value is not None}
     problem = Problem(A, Choice(method, preconditioner, limits), on_fail)
-    solution, plain = solved(problem, rhs, start, callback)
+    if progress:
+        with ProgressBar(limits.get("tol", getattr(method, "tol", CG.tol)), callback) as bar:
+            solution, plain = solved(problem, rhs, start, bar)
+    else:
+        solution, plain = solved(problem, rhs, start, callback)
     judge(plain, on_fail, stacklevel=3)
     return _delivered(solution, kind, vector)
 

@@ -375,7 +375,7 @@ def test_cholesky():
 
 def test_cholesky_computes_in_float64():
     A = spd(5.0)
-    s = solve(Dense(A.float(), psd=True), torch.ones(N), Cholesky())
+    s = solve(Dense(A.float(), psd=True), torch.ones(N), Cholesky(tol=1e-3))  # x is rounded to float32
     want = torch.linalg.solve(A.float().double(), torch.ones(N, dtype=F))
     assert s.x.dtype == torch.float32
     torch.testing.assert_close(s.x.double(), want, rtol=1e-6, atol=1e-7)
@@ -393,6 +393,16 @@ def test_cholesky_never_changes_the_matrix():
     assert "leading block of 2 rows" in s.message
     singular = solve(Dense(torch.zeros(3, 3), psd=True), torch.ones(3), Cholesky(), on_fail="ignore")
     assert singular.status is Status.indefinite
+
+
+def test_cholesky_claims_no_success_it_does_not_have():
+    A, b = Dense(spd(5.0).float(), psd=True), torch.ones(N)
+    s = solve(A, b, Cholesky(), on_fail="ignore")
+    assert s.status is Status.stagnated
+    assert float(s.residual_norms) > 1e-6
+    assert solve(A, b.double(), Cholesky(), on_fail="ignore").status is Status.converged
+    with pytest.raises(OptionError, match="tol=0"):
+        Cholesky(tol=0)
 
 
 def test_cholesky_nan():

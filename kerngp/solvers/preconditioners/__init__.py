@@ -6,13 +6,37 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .none import NoPreconditioner
-from .rpcholesky import LowRankInverse, RPCholesky
+from .base import Preconditioner
+from .custom import CustomPreconditioner, as_preconditioner
+from .jacobi import DiagonalInverse, Jacobi
+from .low_rank import LowRank, LowRankInverse
+from .none import Identity, NoPreconditioner
+from .nystrom import Nystrom
+from .rpcholesky import RPCholesky
+from .vecchia import Vecchia, VecchiaInverse
 
 RECIPES: dict[str, Callable[[], Any]] = {
     "none": NoPreconditioner,
     "rpcholesky": partial(RPCholesky, 500),
+    "vecchia": Vecchia,
+    "nystrom": partial(Nystrom, 500),
+    "jacobi": Jacobi,
 }
 """Recipes by name."""
 
-__all__ = ["RECIPES", "LowRankInverse", "NoPreconditioner", "RPCholesky"]
+__all__ = [
+    "RECIPES",
+    "CustomPreconditioner",
+    "DiagonalInverse",
+    "Identity",
+    "Jacobi",
+    "LowRank",
+    "LowRankInverse",
+    "NoPreconditioner",
+    "Nystrom",
+    "Preconditioner",
+    "RPCholesky",
+    "Vecchia",
+    "VecchiaInverse",
+    "as_preconditioner",
+]
