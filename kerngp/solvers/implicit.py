@@ -104,6 +104,25 @@ class Problem:
             choice = replace(choice, preconditioner=P.with_tensors(tensors[k:]))
         return replace(self, A=self.A.with_tensors(tensors[:k]), choice=choice)
 
+    def with_leading_axis(self, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> Problem:
+        """Many problems at once: tensors that have one more axis, ``dims``, become batches."""
+        given = dict(zip(map(id, self.tensors), zip(tensors, dims, strict=True), strict=True))
+        made: dict[tuple[int, int], Tensor] = {}  # what was one tensor is one tensor again
+        rank = len(self.A.shape) - 2
+
+        def new(t: Tensor, core: int) -> Tensor:
+            if (id(t), core) not in made:
+                value, dim = given[id(t)]
+                if dim is not None:
+                    missing = rank - (t.dim() - core)
+                    value = value.movedim(dim, 0)[(slice(None), *[None] * missing)]
+                made[id(t), core] = value
+            return made[id(t), core]
+
+        P = self.given
+        choice = self.choice if P is None else replace(self.choice, preconditioner=P.remade(new))
+        return replace(self, A=self.A.remade(new), choice=choice)
+
     def transposed(self) -> Problem:
         """A' x = b."""
         return self if self.A.symmetric else replace(self, A=self.A.T, flipped=not self.flipped)
@@ -174,7 +193,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(call: _Call, x0: Tensor | None, b: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        plain = [t.detach() for t in tensors]
+        b, *plain = (forward_ad.unpack_dual(t).primal for t in (b, *tensors))
         s = call.problem.with_tensors(plain).run(b.detach(), x0, call.callback)
         call.found.append(s)
         return s.x, s.residual_norms, s.history
@@ -215,6 +234,33 @@ class _Solve(torch.autograd.Function):
             if moving:
                 rhs = rhs - _tangent(problem, x, moving, [given[k] for k in moving]).to(rhs.dtype)
             return _again(problem, rhs), None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, call: _Call, x0: Tensor | None, b: Tensor, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # type: ignore[override]
+        _, x0_dim, b_dim, *dims = in_dims
+        size = info.batch_size
+        if all(d is None for d in dims):  # one matrix: its systems are columns
+            start = None if x0 is None else _as_columns(x0, x0_dim, size)
+            found = _Solve.apply(call, start, _as_columns(b, b_dim, size), *tensors)
+            apart = tuple(t.unflatten(-1, (size, t.shape[-1] // size)) for t in found)
+            return apart, tuple(t.dim() - 2 for t in apart)
+        problem = call.problem.with_leading_axis(tensors, dims)
+        start = None if x0 is None else _first(x0, x0_dim, size)
+        inner = _Call(problem, call.callback, call.found)
+        found = _Solve.apply(inner, start, _first(b, b_dim, size), *problem.tensors)
+        return found, (0, 0, 1)
+
+
+def _first(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """The axis ``dim`` in front; one of length ``size`` if there is none."""
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def _as_columns(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """(..., N, E) with one more axis ``dim``, as (..., N, size * E)."""
+    return _first(t, dim, size).movedim(0, -2).flatten(-2)
 
 
 def _again(problem: Problem, b: Tensor) -> Tensor:

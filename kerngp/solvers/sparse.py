@@ -38,7 +38,12 @@ class Sparse(LinearOperator):
     """
 
     def __init__(
-        self, starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], transposed: bool = False
+        self,
+        starts: Tensor,
+        columns: Tensor,
+        values: Tensor,
+        shape: tuple[int, int],
+        transposed: bool = False,
     ):
         self.starts, self.columns, self.values = starts, columns, values.detach()
         self.stored, self.transposed = shape, transposed

@@ -130,7 +130,9 @@ class VecchiaInverse(Preconditioner):
         """
         least = float(A.diag().min())
         if least <= 0:
-            raise OptionError(f"Vecchia needs a positive definite matrix; the least diagonal entry is {least}.")
+            raise OptionError(
+                f"Vecchia needs a positive definite matrix; the least diagonal entry is {least}."
+            )
         n, m = parents.shape
         weights = torch.empty((n, m + 1), dtype=torch.float64, device=A.device)
         dropped, step = 0, max(1, CHUNK // (m + 1) ** 2)
