@@ -31,6 +31,7 @@ from .preconditioners import (
     Nystrom,
     Preconditioner,
     RPCholesky,
+    Vecchia,
     as_preconditioner,
 )
 from .solution import Progress, Solution, Status
@@ -53,6 +54,7 @@ __all__ = [
     "RPCholesky",
     "Solution",
     "Status",
+    "Vecchia",
     "as_operator",
     "cast",
     "identity",

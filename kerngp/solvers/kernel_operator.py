@@ -155,6 +155,18 @@ class KernelOperator(LinearOperator):
             return block.squeeze(-2)[..., :, k, c]
         return block.reshape(*self.shape[:-2], len(i), n * q)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        (p, q), s = self.blocks, idx.shape[-1]
+        i = idx if p == 1 else idx // p
+        args = tuple(_gathered(self.formula, self.args, i, exact))
+        block = entries(self.formula, args, sizes=(s, s), options=self.options)  # (*batch, B, s, s, p q)
+        block = self._in_ranges(block, i.unsqueeze(-1), i.unsqueeze(-2))
+        block = block.expand(*self.shape[:-2], len(idx), s, s, p * q)
+        if p == 1:
+            return block.squeeze(-1)
+        component = (idx % p * q).unsqueeze(-1) + (idx % p).unsqueeze(-2)
+        return block.gather(-1, component.unsqueeze(-1).expand(*block.shape[:-1], 1)).squeeze(-1)
+
     def _in_ranges(self, values: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """Values (..., p q) at pairs of points, with 0 outside of the ranges."""
         if self.ranges is None:
@@ -231,6 +243,15 @@ def _take(f: Expr, args: Sequence[Tensor], axis: str, index: Tensor) -> tuple[Te
         if v.attr[2] == axis:
             out[v.attr[0]] = args[v.attr[0]].index_select(-2, index)
     return tuple(out)
+
+
+def _gathered(f: Expr, args: Sequence[Tensor], idx: Tensor, exact: bool) -> list[Tensor]:
+    """The arguments of many small blocks: rows ``idx`` of shape (B, s), B being a batch axis."""
+    out = list(args)
+    for v in variables(f):
+        k, _, axis = v.attr
+        out[k] = args[k].unsqueeze(-2) if axis == "p" else args[k][..., idx, :]
+    return [a.double() for a in out] if exact else out
 
 
 def _entries(

@@ -84,6 +84,11 @@ class LinearOperator(ABC):
     def with_tensors(self, tensors: Sequence[Tensor]) -> LinearOperator:
         """The same operator made of other tensors, given in the order of `tensors`."""
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        """Entries (*batch, B, s, s) at idx x idx, for idx of shape (B, s); float64 if ``exact``."""
+        A = cast(self, torch.float64) if exact else self
+        return torch.stack([A._rows(i, i) for i in idx], -3)
+
     # ------------------------------------------------------------ what follows from it
 
     @property
@@ -144,6 +149,23 @@ class LinearOperator(ABC):
         width = self.shape[-1] if picked is None else len(picked)
         with count("rows", math.prod(self.shape[:-2]) * len(rows) * width):
             return self._rows(rows, picked)
+
+    def submatrices(self, idx: Tensor, *, exact: bool = False) -> Tensor:
+        """Many small submatrices, A[idx_k, idx_k] for each k.
+
+        Parameters
+        ----------
+        idx : int64 tensor of shape (B, s), B >= 1
+        exact : bool
+            In float64, from the tensors that the operator is made of.
+
+        Returns
+        -------
+        Tensor of shape (*batch, B, s, s)
+        """
+        require_square(self, "submatrices()")
+        with count("rows", math.prod(self.shape[:-2]) * idx.numel() * idx.shape[-1]):
+            return self._submatrices(idx, exact)
 
     def dense(self) -> Tensor:
         """All entries, a tensor of shape (*batch, M, N)."""
@@ -367,6 +389,10 @@ class Dense(LinearOperator):
         rows = self.matrix[..., idx, :]
         return rows if cols is None else rows[..., cols]
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        found = self.matrix[..., idx.unsqueeze(-1), idx.unsqueeze(-2)]
+        return found.double() if exact else found
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
@@ -426,6 +452,10 @@ class Diagonal(LinearOperator):
         cols = torch.arange(self.shape[-1], device=self.device) if cols is None else cols
         return (idx.unsqueeze(-1) == cols) * self._full()[..., idx].unsqueeze(-1)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        values = self._full().double() if exact else self._full()
+        return (idx.unsqueeze(-1) == idx.unsqueeze(-2)) * values[..., idx].unsqueeze(-1)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
@@ -473,6 +503,11 @@ class AddedDiagonal(LinearOperator):
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return self.base._rows(idx, cols) + self._diagonal()._rows(idx, cols)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        dtype = torch.float64 if exact else self.torch_dtype
+        d = Diagonal(self.values.to(dtype), n=self.shape[-1])
+        return self.base._submatrices(idx, exact) + d._submatrices(idx, exact)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.values))
@@ -506,6 +541,9 @@ class Sum(LinearOperator):
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return _total([t._rows(idx, cols) for t in self.terms])
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        return _total([t._submatrices(idx, exact) for t in self.terms])
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -544,6 +582,10 @@ class Scaled(LinearOperator):
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return self._factor() * self.base._rows(idx, cols)
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        factor = self.alpha.double() if exact else self._factor()
+        return factor * self.base._submatrices(idx, exact)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -55,6 +55,11 @@ class Permuted(LinearOperator):
         k, l = torch.argsort(self.row_order), torch.argsort(self.column_order)  # noqa: E741
         return self.base._rows(k[idx], l if cols is None else l[cols])
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        if not self.same:
+            return super()._submatrices(idx, exact)
+        return self.base._submatrices(torch.argsort(self.row_order)[idx], exact)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return self.base.tensors

@@ -9,6 +9,7 @@ from .low_rank import LowRank, LowRankInverse
 from .none import Identity, NoPreconditioner
 from .nystrom import Nystrom
 from .rpcholesky import RPCholesky
+from .vecchia import Vecchia, VecchiaInverse
 
 __all__ = [
     "CustomPreconditioner",
@@ -21,5 +22,7 @@ __all__ = [
     "Nystrom",
     "Preconditioner",
     "RPCholesky",
+    "Vecchia",
+    "VecchiaInverse",
     "as_preconditioner",
 ]
