@@ -34,11 +34,12 @@ import torch
 
 from ..errors import OptionError, ShapeError
 from .certificate import certify, known_node
-from .coefficients import REPLACED, STARTED, Coefficients, ritz
+from .coefficients import REPLACED, STARTED, Coefficients, spectra
 from .columns import CODE, RUNNING, WAITING, Columns, dot
 from .guard import guard
 from .indefinite import SAFETY, least_from
 from .operator import LinearOperator, cast
+from .residuals import true_residuals
 from .solution import SEVERITY, Certificate, Note, Progress, Report, Solution, Status
 from .watch import Watch
 
@@ -116,7 +117,7 @@ class CG:
             )
         if shifts is not None and shifts.shape != b.shape[-1:]:
             raise ShapeError(
-                f"shifts has shape {tuple(shifts.shape)}; expected one for each column of b, ({b.shape[-1]},)."
+                f"shifts has shape {tuple(shifts.shape)}; expected one for each column, ({b.shape[-1]},)."
             )
         with torch.no_grad(), Watch(callback, self.time_limit) as watch:
             work = _Work(self, A, b, preconditioner, x0, None if shifts is None else shifts.double())
@@ -244,8 +245,8 @@ class _Work:
         c.last = torch.where(restart, norm, c.last)
         c.keep_best(unfinished, given, truth, self.iteration, self._slack(truth))
         late = self.iteration - c.moved_at >= self.method.patience
-        # x is good, but not once it is rounded to the dtype asked for
-        unrounded = norm <= 0.5 * tol
+        # x is good, or could not get much better, once it is rounded to the dtype asked for
+        unrounded = (norm <= 0.5 * tol) | ((given > 3 * norm) & (given > 3 * tol))
         c.code = torch.where(unfinished, RUNNING, c.code)
         good = unfinished & (c.best <= tol)
         c.code = torch.where(good, CODE[Status.converged], c.code)
@@ -360,7 +361,8 @@ class _Work:
 
     def _product(self, v: Tensor) -> Tensor:
         self.products += 1
-        return self.columns.shifted(self.A.matmul(v.to(self.A.torch_dtype)).double(), v)
+        product = self.A.matmul(v.to(self.A.torch_dtype)).double()
+        return product if self.columns.shifts is None else product + self.columns.shifts * v
 
     def _precondition(self, r: Tensor) -> Tensor:
         return r.clone() if self.M is None else self.M.matmul(r.to(self.M.torch_dtype)).double()
@@ -369,13 +371,7 @@ class _Work:
         """b - A x for x rounded to the dtype of the result, and for x as it is."""
         self.products += 1
         c = self.columns
-        if c.dtype == torch.float64:
-            truth = c.B - c.shifted(self.A.matmul(c.X, exact=True), c.X)
-            return truth, truth
-        head = c.X.to(c.dtype).double()
-        first, second = self.A.matmul(torch.cat([head, c.X - head], -1), exact=True).chunk(2, -1)
-        rounded = c.B - c.shifted(first, head)
-        return rounded, rounded - c.shifted(second, c.X - head)
+        return true_residuals(self.A, c.X, c.B, c.dtype, c.shifts)
 
     def _spread(self, norms: Tensor) -> Tensor:
         """The last line of the history, with the norms of the columns at work replaced."""
@@ -397,8 +393,10 @@ class _Work:
             if self.least is not None and self.least < 0:
                 suggested = -SAFETY * self.least
                 detail += f"; add {suggested:.1e} to alpha"
+        if status is Status.stagnated:  # measured, rather than foreseen
+            self.attainable = float(c.out_norm[c.outcome == CODE[status]].max())
         coefficients = self.coefficients.arrays(tuple(c.outcome.shape))
-        spectrum = self._ritz(coefficients)
+        spectrum = spectra(*coefficients, each=self.shifts is not None)
         known = [s for s in spectrum.reshape(-1, 2).tolist() if s[0] == s[0]]
         report = Report(
             preconditioner=getattr(self.whole_M, "description", ""),
@@ -419,23 +417,6 @@ class _Work:
             detail=detail,
             report=report,
         )
-
-    def _ritz(self, coefficients: tuple[np.ndarray, ...]) -> np.ndarray:
-        """Ritz values (*batch, E, 2) where they are looked at: in the longest column of each operator."""
-        a, c, fresh = coefficients
-        found = np.full((*a.shape[1:], 2), np.nan)
-        if not a.size:
-            return found
-        length = (a > 0).sum(0)
-        for index in np.ndindex(*a.shape[1:-1]):
-            columns = [int(length[index].argmax())] if self.shifts is None else range(a.shape[-1])
-            for e in columns:
-                at = (*index, e)
-                values = ritz(a[(slice(None), *at)], c[(slice(None), *at)], fresh[(slice(None), *at)])
-                found[at] = np.nan if values is None else values
-            if self.shifts is None:
-                found[index] = found[(*index, columns[0])]
-        return found
 
     def _certificate(
         self, coefficients: tuple[np.ndarray, np.ndarray, np.ndarray], spectrum: np.ndarray, status: Status
@@ -458,6 +439,6 @@ class _Work:
         if not bool(c.out_exact.all()):
             doubts.append("residuals were replaced since the last start")
         bound = np.where(least > 0, 0.5 * least, np.nan) if node is None else node.cpu().numpy()
-        values = (t.cpu().numpy() for t in (c.out_at, c.out_rz, c.out_slack))
-        found = certify(coefficients, *values, bound, spectrum, "; ".join(doubts))
+        at, rz, slack = (t.cpu().numpy() for t in (c.out_at, c.out_rz, c.out_slack))
+        found = certify(coefficients, at, rz, slack, bound, spectrum, "; ".join(doubts))
         return Certificate(found.error.to(c.scale.device) * c.scale.squeeze(-2), found.kind, found.reason)

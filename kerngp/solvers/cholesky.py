@@ -65,10 +65,8 @@ class Cholesky:
             finite = bool(torch.isfinite(B).all()) and bool(torch.isfinite(matrix).all())
             if not finite:
                 return self._solution(nothing, b, B, matrix, Status.nan)
-            L, info = torch.linalg.cholesky_ex(matrix)
-            if bool((info != 0).any()):
-                first = int(info[info != 0].reshape(-1)[0])
-                detail = f"the leading block of {first} rows is not positive definite"
+            L, detail = factorise(matrix)
+            if L is None:
                 return self._solution(nothing, b, B, matrix, Status.indefinite, detail)
             found = self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
             if bool((found.residual_norms <= self.tol).all()):
@@ -103,3 +101,12 @@ class Cholesky:
         norms = (B - matrix @ x.double()).norm(dim=-2) / torch.where(size > 0, size, torch.ones_like(size))
         history = torch.stack([torch.ones_like(norms), norms])
         return Solution(x, status, 1, norms, history, products=1, method="Cholesky", detail=detail)
+
+
+def factorise(matrix: Tensor) -> tuple[Tensor | None, str]:
+    """L with A = L L', in the dtype of the matrix; None, and why, if that is not positive definite."""
+    L, info = torch.linalg.cholesky_ex(matrix)
+    if not bool((info != 0).any()):
+        return L, ""
+    first = int(info[info != 0].reshape(-1)[0])
+    return None, f"the leading block of {first} rows is not positive definite"

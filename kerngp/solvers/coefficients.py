@@ -75,6 +75,26 @@ def ritz(a: np.ndarray, c: np.ndarray, fresh: np.ndarray) -> tuple[float, float]
     return float(low[0]), float(high[0])
 
 
+def spectra(a: np.ndarray, c: np.ndarray, fresh: np.ndarray, *, each: bool) -> np.ndarray:
+    """Ritz values (*batch, E, 2) of the operator of every column, NaN where it never moved.
+
+    Unless ``each`` column has an operator of its own, only the one that took longest is looked at.
+    """
+    found = np.full((*a.shape[1:], 2), np.nan)
+    if not a.size:
+        return found
+    length = (a > 0).sum(0)
+    for batch in np.ndindex(*a.shape[1:-1]):
+        longest = int(length[batch].argmax())
+        for e in range(a.shape[-1]) if each else [longest]:
+            column = (slice(None), *batch, e)
+            values = ritz(a[column], c[column], fresh[column])
+            found[(*batch, e)] = np.nan if values is None else values
+        if not each:
+            found[batch] = found[(*batch, longest)]
+    return found
+
+
 def gauss_radau(
     a: np.ndarray, c: np.ndarray, fresh: np.ndarray, at: np.ndarray, node: np.ndarray
 ) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 
+from .residuals import power_of_two, relative
 from .solution import SEVERITY, Status
 
 Tensor = torch.Tensor
@@ -33,14 +34,14 @@ class Columns:
         Column e is one of A + shifts[e] I.
     """
 
-    _PER_COLUMN = ("B", "X", "R", "P", "best_x", "best_r", "norm_b", "rz", "code", "best", "best_at", "best_rz",
-                   "slack", "moved_at", "claimed", "last", "strikes", "fresh", "exact", "best_exact")  # fmt: skip
+    _VECTORS = ("B", "X", "R", "P", "best_x", "best_r")
+    _NUMBERS = ("norm_b", "rz", "code", "best", "best_at", "best_rz", "best_exact", "slack", "moved_at")
+    _COUNTS = ("claimed", "last", "strikes", "fresh", "exact")
 
     def __init__(self, b: Tensor, x0: Tensor | None, shifts: Tensor | None):
         self.dtype, self.shifts = b.dtype, shifts
         B = b.double()
-        size = B.abs().amax(-2, keepdim=True) if b.shape[-2] else B.sum(-2, keepdim=True)
-        self.scale = torch.where(size > 0, torch.exp2(torch.floor(torch.log2(size))), torch.ones_like(size))
+        self.scale = power_of_two(B)
         self.B = B / self.scale
         self.norm_b = self.B.norm(dim=-2)
         self.X = torch.zeros_like(self.B) if x0 is None else x0.double() / self.scale
@@ -91,11 +92,7 @@ class Columns:
 
     def relative(self, norms: Tensor) -> Tensor:
         """Norms of residuals, divided by those of the right-hand sides."""
-        return norms / torch.where(self.norm_b > 0, self.norm_b, torch.ones_like(self.norm_b))
-
-    def shifted(self, product: Tensor, v: Tensor) -> Tensor:
-        """A v made (A + shift) v, column by column."""
-        return product if self.shifts is None else product + self.shifts * v
+        return relative(norms, self.norm_b)
 
     # ------------------------------------------------------------ judging iterates
 
@@ -130,7 +127,7 @@ class Columns:
     # ------------------------------------------------------------ finishing
 
     def retire(self) -> Tensor | None:
-        """Store finished columns; the positions that stay if some are finished in the whole batch, else None."""
+        """Store finished columns; which positions stay, if some are finished in the whole batch."""
         done = ~self.unfinished
         if done.numel() == 0:
             return None
@@ -148,7 +145,7 @@ class Columns:
         if not bool(gone.any()):
             return None
         keep = (~gone).nonzero().squeeze(-1)
-        for name in self._PER_COLUMN:
+        for name in (*self._VECTORS, *self._NUMBERS, *self._COUNTS):
             setattr(self, name, getattr(self, name)[..., keep])
         self.home = self.home[keep]
         self.shifts = None if self.shifts is None else self.shifts[keep]

@@ -74,8 +74,8 @@ def guard(A: LinearOperator, *, dtype: torch.dtype, shifts: Tensor | None = None
         outer = torch.finfo(torch.float64).eps * max(1.0, float(diagonal.sum(-1).amax()) / least)
         return Guard(min(1.0, max(result, outer)), 2 * noise)
     text = (
-        f"{least:.1e} on the diagonal is less than the {2 * noise:.1e} that products in {A.torch_dtype} resolve "
-        f"(4 sqrt(n) u max k(x, x)); residuals are computed in float64, and products as well as soon as those "
-        "in lower precision no longer help."
+        f"{least:.1e} on the diagonal is less than the {2 * noise:.1e} that products in {A.torch_dtype} "
+        "resolve (4 sqrt(n) u max k(x, x)); residuals are computed in float64, and products as well as soon "
+        "as those in lower precision no longer help."
     ).replace("torch.", "")
     return Guard(min(1.0, max(result, noise / least)), 2 * noise, Note("F32_ALPHA", text))

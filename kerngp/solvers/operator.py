@@ -522,9 +522,14 @@ class Diagonal(LinearOperator):
 
     def remade(self, new: Remake) -> Diagonal:
         """See `LinearOperator.remade`."""
-        core = min(1, self.values.dim())
-        values = new(self.values, core)
-        return Diagonal(values.unsqueeze(-1) if values.dim() > core == 0 else values, n=self.shape[-1])
+        return Diagonal(_remade_values(self.values, new), n=self.shape[-1])
+
+
+def _remade_values(values: Tensor, new: Remake) -> Tensor:
+    """A diagonal; one number that has become a batch of numbers gets an axis for the rows."""
+    core = min(1, values.dim())
+    found = new(values, core)
+    return found.unsqueeze(-1) if found.dim() > core == 0 else found
 
 
 class AddedDiagonal(LinearOperator):
@@ -581,8 +586,7 @@ class AddedDiagonal(LinearOperator):
 
     def remade(self, new: Remake) -> AddedDiagonal:
         """See `LinearOperator.remade`."""
-        diagonal = Diagonal(self.values, n=self.shape[-1]).remade(new)
-        return AddedDiagonal(self.base.remade(new), diagonal.values)
+        return AddedDiagonal(self.base.remade(new), _remade_values(self.values, new))
 
 
 class Sum(LinearOperator):

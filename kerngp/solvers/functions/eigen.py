@@ -140,7 +140,7 @@ def eigsh(
         M = None if preconditioner is None or sign > 0 else as_preconditioner(preconditioner, A)
         found = _Subspace(A, M, k, sign, width, random_state).run(tol, max_iter)
     if not found.converged:
-        _estimate.warn_unfinished("eigsh", found.products, float(found.residuals.max()))
+        _estimate.warn_unfinished("eigsh", "max_iter", max_iter, float(found.residuals.max()))
     return found
 
 

@@ -112,8 +112,7 @@ def logdet(
         Z, limits = Z.expand(*A.shape[:-2], *Z.shape), _Limits(steps, tol, gradient)
         run, notes = in_sufficient_precision(B, Z, lambda B: _run(B, Z, limits))
     if not run.converged:
-        worst = float((run.gaps.mean(-1)).max())
-        _estimate.warn_unfinished("logdet", steps, worst)
+        _estimate.warn_unfinished("logdet", "steps", steps, float(run.gaps.mean(-1).max()))
     found = _estimate.random_estimate(
         run.samples,
         run.gaps.mean(-1),
@@ -163,7 +162,7 @@ class _Run:
 
 
 def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
-    """The estimate, and the smallest Ritz value."""
+    """The estimate, and the rounding that its smallest Ritz value allows."""
     offset = B.M.logdet()
 
     def enough(krylov: Krylov) -> bool:
@@ -188,7 +187,7 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
         if limits.gradient:
             solved.append(B.right(krylov.apply(torch.reciprocal, (theta, Y))))
     pairs = (torch.cat(solved, -1), B.right(Z)) if limits.gradient else None
-    return _Run(torch.cat(samples, -1), torch.cat(gaps, -1), pairs, converged, products), lowest
+    return _Run(torch.cat(samples, -1), torch.cat(gaps, -1), pairs, converged, products), 1e-3 * lowest
 
 
 def log_quadrature(krylov: Krylov, theta: Tensor, Y: Tensor, floor: float | None) -> tuple[Tensor, Tensor]:
