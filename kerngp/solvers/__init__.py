@@ -23,7 +23,6 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
     LowRankInverse,
@@ -34,12 +33,18 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
+from .path import solve_path
+from .preconditioners import (
+from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
+from .refine import Refine
+from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solution import Progress, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
     "AddedDiagonal",
+    "Certificate",
     "Cholesky",
     "Dense",
     "Diagonal",
@@ -50,8 +55,11 @@ __all__ = [
     "LowRankInverse",
     "NoPreconditioner",
     "Preconditioner",
+    "Note",
     "Progress",
     "RPCholesky",
+    "Refine",
+    "Report",
     "Solution",
     "Status",
     "Vecchia",
@@ -61,20 +69,21 @@ __all__ = [
     "kernel_solve",
     "solve",
     "Bounds",
+    "CustomPreconditioner",
     "Eigenpairs",
     "Estimate",
+    "Jacobi",
+    "Nystrom",
     "RootProduct",
+    "as_preconditioner",
     "diagonal_inverse",
     "effective_dimension",
     "eigsh",
     "largest_eigenvalue",
     "logdet",
     "sample",
+    "solve_path",
     "sqrt_product",
     "trace",
     "trace_inverse",
-    "CustomPreconditioner",
-    "Jacobi",
-    "Nystrom",
-    "as_preconditioner",
 ]
