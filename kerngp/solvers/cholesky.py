@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,12 @@ class Cholesky:
     positive definite to working precision ends with status ``indefinite`` and x = NaN: nothing is
     ever added to the diagonal behind the caller's back. Needs 16 N^2 bytes and N^3 / 3 operations.
 
+    Parameters
+    ----------
+    tol : float
+        On |b - A x| / |b|, for every column, of x as it is returned. A solve that misses it, because the
+        matrix is nearly singular or x was rounded to float32, ends with status ``stagnated``.
+
     Examples
     --------
     >>> import torch
@@ -31,6 +37,12 @@ class Cholesky:
     >>> solve(A, torch.tensor([6.0, 5.0]), Cholesky()).x
     tensor([1., 1.])
     """
+
+    tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tol < 1:
+            raise OptionError(f"tol={self.tol!r}: expected a number between 0 and 1, such as 1e-6.")
 
     def run(
         self,
@@ -56,7 +68,11 @@ class Cholesky:
             L, detail = factorise(matrix)
             if L is None:
                 return self._solution(nothing, b, B, matrix, Status.indefinite, detail)
-            return self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
+            found = self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
+            if bool((found.residual_norms <= self.tol).all()):
+                return found
+            finite = bool(torch.isfinite(found.x).all())
+            return replace(found, status=Status.stagnated if finite else Status.nan)
 
     @staticmethod
     def check_memory(A: LinearOperator) -> None:

@@ -149,6 +149,8 @@ class Report:
     attainable : float, optional
         The relative residual below which rounding errors do not let it fall, estimated.
     notes : tuple of Note
+    tol : float, optional
+        The relative residual that was asked for.
     """
 
     choice: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ class Report:
     suggested_alpha: float | None = None
     attainable: float | None = None
     notes: tuple[Note, ...] = ()
+    tol: float | None = None
 
 
 @dataclass(frozen=True)
@@ -214,3 +217,28 @@ class Solution:
             f"{self.method} ended with status {self.status.name} after {self.iterations} iterations, "
             f"relative residual {worst:.1e}{detail}: {self.status.value}"
         )
+
+    def explain(self) -> str:
+        """How the solve went, on one screen, as ``print`` shows it; see `kerngp.solvers.report.explain`."""
+        from .report import explain
+
+        return explain(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but x as plain data that JSON can hold; see `kerngp.solvers.report.to_dict`."""
+        from .report import to_dict
+
+        return to_dict(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The residuals of each column, drawn by matplotlib; see `kerngp.solvers.report.plot`."""
+        from .report import plot
+
+        return plot(self, ax)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def __repr__(self) -> str:
+        steps = f"{self.iterations} iteration{'' if self.iterations == 1 else 's'}"
+        return f"Solution({self.method}: {self.status.name}, {steps}, x of shape {tuple(self.x.shape)})"
