@@ -3,6 +3,7 @@
 (K + alpha_j I) x_j = b for j = 1..J has the columns of all j in one run of conjugate gradients, each with
 its own shift: an iteration costs one pass over K for all of them, and a column leaves when it has
 converged. Small alphas are the hard ones, so that the passes are about those of the hardest alone.
+Preconditioners come from one recipe: its expensive choices are made once, its numbers for a few alphas.
 Starting small alphas from the solutions of larger ones would cost the passes of each in turn.
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .solve import Recipe
 
 Tensor = torch.Tensor
+ALIKE = 4.0  # alphas within this factor share a preconditioner
 
 
 def solve_path(
@@ -47,7 +49,7 @@ def solve_path(
         Not negative, in any order.
     method : CG
     preconditioner : recipe or LinearOperator, optional
-        A recipe is built once and refreshed for every alpha; an operator serves all of them.
+        A recipe is built once and refreshed for alphas that differ much; an operator serves all of them.
     x0 : Tensor of shape (*batch, N, E) or (J, *batch, N, E), optional
     callback : callable
         As in `solve`.
@@ -111,16 +113,39 @@ def _start(x0: Tensor, count: int, rhs: Tensor) -> Tensor:
 
 
 def _preconditioner(given: Any, K: LinearOperator, shifts: Tensor, width: int) -> LinearOperator | None:
-    """One for every distinct alpha, made from one recipe."""
+    """From one recipe, one for each group of alphas that differ little.
+
+    For P = K + rho I all eigenvalues of P^-1 (K + alpha I) lie between 1 and alpha / rho. A preconditioner
+    from below serves larger alphas as well as its own and keeps its floor; others are made for the middle.
+    """
     if given is None or isinstance(given, LinearOperator):
         return given
     distinct, which = shifts.unique(return_inverse=True)
+    groups = _groups(distinct.tolist())
+    eye = identity(K.shape[-1], device=K.device)
     with torch.no_grad():
-        systems = [K + float(s) * identity(K.shape[-1], device=K.device) for s in distinct]
-        first = given.build(systems[0])
+        first = given.build(K + groups[0][0] * eye)
         renew = getattr(first, "refresh", given.build)
-        parts = [first, *(renew(A) for A in systems[1:])]
-    return parts[0] if len(parts) == 1 else ByColumn(parts, which.repeat_interleave(width))
+        if getattr(first, "floor", None) is None:
+            middles = [(g[0] * g[-1]) ** 0.5 for g in groups]
+        else:
+            middles = [g[0] for g in groups]
+        parts = [first if m == groups[0][0] else renew(K + m * eye) for m in middles]
+    if len(parts) == 1:
+        return parts[0]
+    member = torch.tensor([k for k, g in enumerate(groups) for _ in g], device=shifts.device)
+    return ByColumn(parts, member[which].repeat_interleave(width))
+
+
+def _groups(alphas: list[float]) -> list[list[float]]:
+    """Increasing numbers in groups whose largest is at most ``ALIKE`` times the smallest."""
+    groups: list[list[float]] = []
+    for a in alphas:
+        if groups and a <= ALIKE * groups[-1][0]:
+            groups[-1].append(a)
+        else:
+            groups.append([a])
+    return groups
 
 
 def _by_alpha(s: Solution, alphas: Tensor) -> Solution:

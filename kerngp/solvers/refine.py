@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import OptionError
+from .cg import CG
 from .cholesky import Cholesky, factorise
 from .guard import guard
 from .operator import LinearOperator, cast
@@ -41,13 +42,13 @@ class Refine:
     Parameters
     ----------
     inner : Method
-        What solves for the corrections: CG(), Cholesky(), ...
+        What solves for the corrections.
     tol : float
         On |b - A x| / |b|, for every column.
     inner_tol : float
         Tolerance of the corrections, for methods that have one.
     max_outer : int
-        Most corrections.
+        Most corrections; one that does not halve the residual is the last.
     dtype : torch.dtype
         Of the operator in the inner solves.
     time_limit : float, optional
@@ -62,7 +63,7 @@ class Refine:
     tensor([1., 1.], dtype=torch.float64)
     """
 
-    inner: Method
+    inner: Method = CG()
     tol: float = 1e-6
     inner_tol: float = 1e-2
     max_outer: int = 50
