@@ -110,12 +110,14 @@ class _Work:
         self.scale = power_of_two(b.double())
         self.B = b.double() / self.scale
         self.X = torch.zeros_like(self.B) if x0 is None else x0.double() / self.scale
-        self.low = cast(A, method.dtype)
+        fits = _in_range(A, method.dtype)
+        self.low = cast(A, method.dtype if fits else torch.float64)
         self.norm_b = self.B.norm(dim=-2)
         self.X = torch.where((self.norm_b == 0).unsqueeze(-2), 0.0, self.X)
         self.outer = self.products = self.inner_iterations = 0
         self.factor: Tensor | None = None
         self.status: Status | None = None
+        self.cut_short: Status | None = None  # how the inner solve ended before its time
         self.detail, self.attainable = "", guard(self.low, dtype=b.dtype).attainable
         self.rest = torch.zeros_like(self.norm_b)
         self.R, given = self._residual()
@@ -139,7 +141,9 @@ class _Work:
         self._judge(given)
         if self.status is None:
             open_ = self.best > self.method.tol
-            if bool((given > 0.5 * before)[open_].any()):
+            if self.cut_short is not None:
+                self.status = self.cut_short
+            elif bool((given > 0.5 * before)[open_].any()):
                 self.status = Status.stagnated
             elif self.outer >= self.method.max_outer:
                 self.status = Status.max_iter
@@ -169,6 +173,7 @@ class _Work:
                     return None
             return torch.cholesky_solve(rhs.to(self.factor.dtype), self.factor).double() * scale
         found = self._inner(watch).run(self.low, rhs, preconditioner=self.M)
+        self.cut_short = found.status if found.status in (Status.stopped, Status.time_limit) else None
         self.products += found.products
         self.inner_iterations += found.iterations
         if found.status in (Status.indefinite, Status.nan):
@@ -196,6 +201,11 @@ class _Work:
         """What is known at the end."""
         status = self.status or Status.max_iter
         x = torch.where(torch.isfinite(self.best).unsqueeze(-2), self.best_x * self.scale, torch.nan)
+        why = ""
+        if self.low.torch_dtype != self.method.dtype:
+            why = f" The entries of the matrix are out of the range of {self.method.dtype}.".replace(
+                "torch.", ""
+            )
         text = f"{self.outer} corrections with {str(self.low.torch_dtype).removeprefix('torch.')} solves."
         return Solution(
             x=x.to(self.dtype),
@@ -210,6 +220,14 @@ class _Work:
             report=Report(
                 preconditioner=getattr(self.M, "description", ""),
                 attainable=self.attainable,
-                notes=(Note("REFINED", text),),
+                notes=(Note("REFINED", text + why),),
             ),
         )
+
+
+def _in_range(A: LinearOperator, dtype: torch.dtype) -> bool:
+    """Whether entries like those on the diagonal are normal numbers of the dtype, with room to spare."""
+    top = A.diag().detach().double().abs()
+    largest = float(top.max()) if top.numel() else 1.0
+    info = torch.finfo(dtype)
+    return not (largest > 1e-6 * info.max or 0 < largest < 1e6 * info.tiny)

@@ -14,11 +14,12 @@ from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
 from .preconditioners import RECIPES, NoPreconditioner
+from .refine import Refine
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
 
-METHODS: dict[str, Any] = {"auto": Auto, "cg": CG, "cholesky": Cholesky}
+METHODS: dict[str, Any] = {"auto": Auto, "cg": CG, "cholesky": Cholesky, "refine": Refine}
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 
 LIMITS = ("tol", "max_iter", "time_limit")

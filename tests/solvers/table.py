@@ -24,6 +24,7 @@ from kerngp.solvers import (
     KernelOperator,
     LinearOperator,
     NoPreconditioner,
+    Refine,
     RPCholesky,
     identity,
     solve,
@@ -59,6 +60,7 @@ class Solver:
 SOLVERS = [
     Solver(CG),
     Solver(Cholesky, limit=None, preconditioned=False),
+    Solver(Refine, limit="max_outer"),
 ]
 
 PRECONDITIONERS: list[Any] = [
