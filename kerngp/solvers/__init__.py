@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .auto import Auto
 from .cg import CG
 from .cholesky import Cholesky
 from .functions import (
@@ -34,47 +35,53 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
-from .solution import Progress, Solution, Status
+from .progress import ProgressBar
+from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
     "AddedDiagonal",
+    "Auto",
+    "Bounds",
+    "Certificate",
     "Cholesky",
+    "CustomPreconditioner",
     "Dense",
     "Diagonal",
+    "Eigenpairs",
+    "Estimate",
     "InducingPoints",
+    "Jacobi",
     "KernelOperator",
     "KernelSolve",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
+    "Note",
+    "Nystrom",
     "Preconditioner",
     "Progress",
+    "ProgressBar",
     "RPCholesky",
+    "Report",
+    "RootProduct",
     "Solution",
     "Status",
     "Vecchia",
     "as_operator",
+    "as_preconditioner",
     "cast",
-    "identity",
-    "kernel_solve",
-    "solve",
-    "Bounds",
-    "Eigenpairs",
-    "Estimate",
-    "RootProduct",
     "diagonal_inverse",
     "effective_dimension",
     "eigsh",
+    "identity",
+    "kernel_solve",
     "largest_eigenvalue",
     "logdet",
     "sample",
+    "solve",
     "sqrt_product",
     "trace",
     "trace_inverse",
-    "CustomPreconditioner",
-    "Jacobi",
-    "Nystrom",
-    "as_preconditioner",
 ]
