@@ -23,7 +23,6 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
     LowRankInverse,
@@ -34,13 +33,19 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
+from .path import solve_path
+from .preconditioners import (
+from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
+from .refine import Refine
+from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solution import Progress, Solution, Status
 from .solve import solve
 
 __all__ = [
-    "CG",
     "AddedDiagonal",
     "Bounds",
+    "CG",
+    "Certificate",
     "Cholesky",
     "CustomPreconditioner",
     "Dense",
@@ -54,10 +59,13 @@ __all__ = [
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
+    "Note",
     "Nystrom",
     "Preconditioner",
     "Progress",
     "RPCholesky",
+    "Refine",
+    "Report",
     "RootProduct",
     "Solution",
     "Status",
@@ -74,6 +82,7 @@ __all__ = [
     "logdet",
     "sample",
     "solve",
+    "solve_path",
     "sqrt_product",
     "trace",
     "trace_inverse",

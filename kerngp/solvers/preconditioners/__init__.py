@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from .base import Preconditioner
 from .custom import CustomPreconditioner, as_preconditioner
 from .jacobi import DiagonalInverse, Jacobi
@@ -11,7 +15,17 @@ from .nystrom import Nystrom
 from .rpcholesky import RPCholesky
 from .vecchia import Vecchia, VecchiaInverse
 
+RECIPES: dict[str, Callable[[], Any]] = {
+    "none": NoPreconditioner,
+    "rpcholesky": partial(RPCholesky, 500),
+    "vecchia": Vecchia,
+    "nystrom": partial(Nystrom, 500),
+    "jacobi": Jacobi,
+}
+"""Recipes by name."""
+
 __all__ = [
+    "RECIPES",
     "CustomPreconditioner",
     "DiagonalInverse",
     "Identity",
