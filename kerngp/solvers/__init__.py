@@ -23,6 +23,8 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .path import solve_path
+from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
     LowRankInverse,
@@ -33,12 +35,8 @@ from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operato
     Vecchia,
     as_preconditioner,
 )
-from .path import solve_path
-from .preconditioners import (
-from .preconditioners import LowRankInverse, NoPreconditioner, Preconditioner, RPCholesky
 from .refine import Refine
 from .solution import Certificate, Note, Progress, Report, Solution, Status
-from .solution import Progress, Solution, Status
 from .solve import solve
 
 __all__ = [
