@@ -24,6 +24,7 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .path import solve_path
 from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
@@ -36,6 +37,7 @@ from .preconditioners import (
     as_preconditioner,
 )
 from .progress import ProgressBar
+from .refine import Refine
 from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
@@ -64,6 +66,7 @@ __all__ = [
     "Progress",
     "ProgressBar",
     "RPCholesky",
+    "Refine",
     "Report",
     "RootProduct",
     "Solution",
@@ -81,6 +84,7 @@ __all__ = [
     "logdet",
     "sample",
     "solve",
+    "solve_path",
     "sqrt_product",
     "trace",
     "trace_inverse",
