@@ -1,4 +1,4 @@
-"""KernelSolve against dense solves, for all the forms a product formula may take."""
+"""KernelSystem against dense solves, for all the forms a product formula may take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from kerngp.engine.expr import Vi, Vj, const
 from kerngp.engine.ops import concat, dot, exp, extract, sqdist
 from kerngp.errors import ConvergenceWarning, FormulaError, OptionError, ShapeError
-from kerngp.solvers import KernelOperator, KernelSolve, kernel_solve
+from kerngp.solvers import KernelOperator, KernelSystem, kernel_solve
 from kerngp.solvers.kernel_solve import matrix_of
 
 F = torch.float64
@@ -34,14 +34,14 @@ def test_scalar_kernel(x, E, alpha):
     b = torch.randn(40, E, dtype=F)
     A = gauss(x) + alpha * torch.eye(40, dtype=F)
     for formula in (GAUSS * Vj(2, E), Vj(2, E) * GAUSS):
-        a = KernelSolve(formula, 2)(x, x, b, alpha=alpha, eps=1e-10)
+        a = KernelSystem(formula, 2)(x, x, b, alpha=alpha, eps=1e-10)
         torch.testing.assert_close(a, torch.linalg.solve(A, b), rtol=0, atol=1e-7)
         assert matrix_of(formula, 2) == (GAUSS, (1, 1))
 
 
 def test_sum_over_i(x):
     b = torch.randn(40, 2, dtype=F)
-    a = KernelSolve(GAUSS * Vi(2, 2), 2, axis=0)(x, x, b, alpha=0.1, eps=1e-10)
+    a = KernelSystem(GAUSS * Vi(2, 2), 2, axis=0)(x, x, b, alpha=0.1, eps=1e-10)
     torch.testing.assert_close(
         a, torch.linalg.solve(gauss(x) + 0.1 * torch.eye(40, dtype=F), b), rtol=0, atol=1e-7
     )
@@ -57,7 +57,7 @@ def test_matrix_valued_kernel(x):
     entries = gauss(x)[..., None, None] * (torch.eye(2, dtype=F) - 0.25 * d[..., :, None] * d[..., None, :])
     A = entries.transpose(1, 2).reshape(80, 80) + 1.0 * torch.eye(80, dtype=F)
     b = torch.randn(40, 2, dtype=F)
-    a = KernelSolve(formula, 2)(x, x, b, alpha=1.0, eps=1e-10)
+    a = KernelSystem(formula, 2)(x, x, b, alpha=1.0, eps=1e-10)
     torch.testing.assert_close(a.reshape(80), torch.linalg.solve(A, b.reshape(80)), rtol=0, atol=1e-7)
 
 
@@ -65,7 +65,7 @@ def test_independent_components(x):
     b_var = Vj(2, 3)
     formula = concat(GAUSS * extract(b_var, 0, 2), (GAUSS * GAUSS) * extract(b_var, 2, 1))
     b = torch.randn(40, 3, dtype=F)
-    a = KernelSolve(formula, 2)(x, x, b, alpha=0.5, eps=1e-10)
+    a = KernelSystem(formula, 2)(x, x, b, alpha=0.5, eps=1e-10)
     eye = torch.eye(40, dtype=F)
     want = [
         torch.linalg.solve(gauss(x) + 0.5 * eye, b[:, :2]),
@@ -78,7 +78,7 @@ def test_independent_components(x):
 def test_numpy(x):
     b = np.ones((40, 1), dtype=np.float32)
     points = x.numpy().astype(np.float32)
-    a = KernelSolve(GAUSS * Vj(2, 1), 2)(points, points, b, alpha=0.1, eps=1e-4)
+    a = KernelSystem(GAUSS * Vj(2, 1), 2)(points, points, b, alpha=0.1, eps=1e-4)
     assert isinstance(a, np.ndarray)
     assert a.dtype == np.float32
     residual = gauss(torch.from_numpy(points).double()).numpy() @ a + 0.1 * a - b
@@ -88,7 +88,7 @@ def test_numpy(x):
 def test_tiny_alpha_ends(x):
     """The default alpha makes the system as good as singular; a loop without limits would never end."""
     start = time.monotonic()
-    call = KernelSolve(GAUSS * Vj(2, 1), 2)
+    call = KernelSystem(GAUSS * Vj(2, 1), 2)
     call(x.float(), x.float(), torch.randn(40, 1), max_iter=200, on_fail="ignore")
     assert time.monotonic() - start < 30
 
@@ -98,7 +98,7 @@ def test_nan_ends_at_once(x):
     b[3] = math.nan
     seen = []
     with pytest.warns(ConvergenceWarning, match="status nan after 0 iterations"):
-        a = KernelSolve(GAUSS * Vj(2, 1), 2)(x, x, b, alpha=0.1, callback=seen.append)
+        a = KernelSystem(GAUSS * Vj(2, 1), 2)(x, x, b, alpha=0.1, callback=seen.append)
     assert bool(torch.isnan(a).all())
     assert seen == []
 
@@ -116,16 +116,16 @@ def test_messages(x):
     b = Vj(2, 2)
     for formula in (GAUSS * b * b, GAUSS * exp(b), GAUSS * b + GAUSS, b / dot(b, b), GAUSS * b + const(1.0)):
         with pytest.raises(FormulaError, match="not linear in variable 2"):
-            KernelSolve(formula, 2)
+            KernelSystem(formula, 2)
     with pytest.raises(FormulaError, match="does not occur"):
-        KernelSolve(GAUSS * b, 5)
+        KernelSystem(GAUSS * b, 5)
     with pytest.raises(FormulaError, match="indexed by the axis of the sum"):
-        KernelSolve(GAUSS * b, 2, axis=0)
+        KernelSystem(GAUSS * b, 2, axis=0)
     with pytest.raises(FormulaError, match="formula has dim 1, the right-hand side 2"):
-        KernelSolve(GAUSS * dot(b, Vi(0, 2)), 2)
+        KernelSystem(GAUSS * dot(b, Vi(0, 2)), 2)
     with pytest.raises(OptionError, match="axis=2"):
-        KernelSolve(GAUSS * b, 2, axis=2)
-    call = KernelSolve(GAUSS * b, 2)
+        KernelSystem(GAUSS * b, 2, axis=2)
+    call = KernelSystem(GAUSS * b, 2)
     with pytest.raises(ShapeError, match="got 2 arrays, but the right-hand side is number 2"):
         call(x, x)
     with pytest.raises(OptionError, match="alpha=-1"):
