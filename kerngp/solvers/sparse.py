@@ -119,5 +119,7 @@ def _scipy(A: Sparse) -> Any:
 def _torch(A: Sparse) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
-        stored = torch.sparse_csr_tensor(A.starts, A.columns.long(), A.values, A.stored)
+        stored = torch.sparse_csr_tensor(
+            A.starts, A.columns.long(), A.values, A.stored, check_invariants=False
+        )
         return stored.transpose(0, 1).to_sparse_csr() if A.transposed else stored
