@@ -23,6 +23,7 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
+from .path import solve_path
 from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
@@ -34,47 +35,53 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
-from .solution import Progress, Solution, Status
+from .refine import Refine
+from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
     "AddedDiagonal",
+    "Bounds",
+    "Certificate",
     "Cholesky",
+    "CustomPreconditioner",
     "Dense",
     "Diagonal",
+    "Eigenpairs",
+    "Estimate",
     "InducingPoints",
+    "Jacobi",
     "KernelOperator",
     "KernelSolve",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
+    "Note",
+    "Nystrom",
     "Preconditioner",
     "Progress",
     "RPCholesky",
+    "Refine",
+    "Report",
+    "RootProduct",
     "Solution",
     "Status",
     "Vecchia",
     "as_operator",
+    "as_preconditioner",
     "cast",
-    "identity",
-    "kernel_solve",
-    "solve",
-    "Bounds",
-    "Eigenpairs",
-    "Estimate",
-    "RootProduct",
     "diagonal_inverse",
     "effective_dimension",
     "eigsh",
+    "identity",
+    "kernel_solve",
     "largest_eigenvalue",
     "logdet",
     "sample",
+    "solve",
+    "solve_path",
     "sqrt_product",
     "trace",
     "trace_inverse",
-    "CustomPreconditioner",
-    "Jacobi",
-    "Nystrom",
-    "as_preconditioner",
 ]

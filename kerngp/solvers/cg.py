@@ -239,11 +239,12 @@ class _Work:
             return self._fail(unfinished & ~torch.isfinite(norm), Status.nan)
         drift, known = c.relative((truth - c.R).norm(dim=-2)), c.relative(c.R.norm(dim=-2))
         restart = unfinished & (drift > 0.1 * known) & (known <= 0.3 * norm)
-        replace = restart | (unfinished & (drift <= 0.1 * known) & (drift > _DRIFT * known))
-        useless = restart & (norm > 0.5 * c.last)
-        c.strikes = torch.where(useless, c.strikes + 1, torch.where(restart, 0.0, c.strikes))
-        c.last = torch.where(restart, norm, c.last)
+        replace = unfinished & (drift <= 0.1 * known) & (drift > _DRIFT * known)
         c.keep_best(unfinished, given, truth, self.iteration, self._slack(truth))
+        reached = c.relative(c.best_r.norm(dim=-2))
+        useless = restart & (reached > 0.5 * c.last)
+        c.strikes = torch.where(useless, c.strikes + 1, torch.where(restart, 0.0, c.strikes))
+        c.last = torch.where(restart, reached, c.last)
         late = self.iteration - c.moved_at >= self.method.patience
         # x is good, or could not get much better, once it is rounded to the dtype asked for
         unrounded = (norm <= 0.5 * tol) | ((given > 3 * norm) & (given > 3 * tol))
@@ -252,28 +253,21 @@ class _Work:
         c.code = torch.where(good, CODE[Status.converged], c.code)
         stuck = unfinished & ~good & ((c.strikes >= 1) | late) & ~unrounded
         if self._can_promote() and bool(stuck.any()):
-            return self._promote(truth)
+            return self._promote()
         hopeless = unfinished & ~good & ((c.strikes >= 3) | late | unrounded)
         c.code = torch.where(hopeless, CODE[Status.stagnated], c.code)
-        replace = replace & c.unfinished
-        if bool(replace.any()):
-            self._take_over(truth, replace)
-            self._retire(restart)
-        else:
-            self._retire()
-
-    def _take_over(self, truth: Tensor, which: Tensor) -> None:
-        """True residuals in place of the recursion's."""
-        c = self.columns
-        c.R = torch.where(which.unsqueeze(-2), truth, c.R)
-        c.fresh = torch.where(which, REPLACED, c.fresh)
-        c.exact = c.exact & ~which
+        replace, restart = replace & c.unfinished, restart & c.unfinished
+        c.R = torch.where(replace.unsqueeze(-2), truth, c.R)
+        c.fresh = torch.where(replace, REPLACED, c.fresh)
+        c.exact = c.exact & ~replace
+        c.go_back(restart)
+        self._retire(restart if bool((replace | restart).any()) else None)
 
     def _can_promote(self) -> bool:
         return self.method.promote and self.A.torch_dtype != torch.float64
 
-    def _promote(self, truth: Tensor) -> None:
-        """Go on with the same operator in float64, from here."""
+    def _promote(self) -> None:
+        """Go on with the same operator in float64, from the best iterates."""
         c = self.columns
         text = f"after {self.iteration} iterations products went over from {self.A.torch_dtype} to float64."
         self.notes.append(Note("PROMOTED", text.replace("torch.", "")))
@@ -281,7 +275,7 @@ class _Work:
         c.last, c.strikes = torch.full_like(c.last, torch.inf), torch.zeros_like(c.strikes)
         c.moved_at = torch.full_like(c.moved_at, self.iteration)
         unfinished = c.unfinished
-        self._take_over(truth, unfinished)
+        c.go_back(unfinished)
         self._retire(unfinished)
 
     def _slack(self, truth: Tensor) -> Tensor:
@@ -298,7 +292,7 @@ class _Work:
         if not bool((wrong & ~drifted).any()):
             self.inspect()
         elif self._can_promote():
-            self._promote(truth)
+            self._promote()
         else:
             curvature = torch.where(wrong, pq / dot(c.P, c.P), torch.inf)
             self.curvature = float(curvature.min())

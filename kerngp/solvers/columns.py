@@ -124,6 +124,13 @@ class Columns:
         self.slack = torch.where(better, slack, self.slack)
         self.claimed = torch.where(better, 0.0, self.claimed)
 
+    def go_back(self, which: Tensor) -> None:
+        """The best iterates and their true residuals, to begin again from."""
+        wide = which.unsqueeze(-2)
+        self.X = torch.where(wide, self.best_x, self.X)
+        self.R = torch.where(wide, self.best_r, self.R)
+        self.claimed = torch.where(which, 0.0, self.claimed)
+
     # ------------------------------------------------------------ finishing
 
     def retire(self) -> Tensor | None:
