@@ -69,9 +69,9 @@ SOLVERS = [
     Solver(Cholesky, limit=None, preconditioned=False),
     Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
     Solver(Refine, {"inner": CG()}, limit="max_outer", preconditioned=False, wide=False),
-    Solver(ASkotch, {"block": 12, "max_passes": 2000}, limit="max_passes", preconditioned=False),
+    Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
     Solver(
-        AlternatingProjection, {"block": 12, "max_passes": 2000}, limit="max_passes", preconditioned=False
+        AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False
     ),
 ]
 
