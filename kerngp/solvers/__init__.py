@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
 from .cg import CG
 from .cholesky import Cholesky
 from .inducing import InducingPoints
@@ -9,12 +11,15 @@ from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSolve, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
 from .preconditioners import LowRankInverse, NoPreconditioner, RPCholesky
+from .sdd import StochasticDualDescent
 from .solution import Progress, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
+    "ASkotch",
     "AddedDiagonal",
+    "AlternatingProjection",
     "Cholesky",
     "Dense",
     "Diagonal",
@@ -28,6 +33,7 @@ __all__ = [
     "RPCholesky",
     "Solution",
     "Status",
+    "StochasticDualDescent",
     "as_operator",
     "cast",
     "identity",
