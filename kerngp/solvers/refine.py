@@ -117,9 +117,7 @@ class _Work:
         self.outer = self.products = self.inner_iterations = 0
         self.factor: Tensor | None = None
         self.status: Status | None = None
-        self.cut_short: Status | None = None  # how the inner solve ended before its time
         self.detail, self.attainable = "", guard(self.low, dtype=b.dtype).attainable
-        self.rest = torch.zeros_like(self.norm_b)
         self.R, given = self._residual()
         self.best, self.best_x = given, self.X
         self.history = [given]
@@ -139,19 +137,15 @@ class _Work:
         self.best_x = torch.where(better.unsqueeze(-2), self.X, self.best_x)
         self.best = torch.where(better, given, self.best)
         self._judge(given)
+        open_ = self.best > self.method.tol
+        verdict = watch.verdict(Progress(self.outer, self.method.max_outer, given, int(open_.sum())))
         if self.status is None:
-            open_ = self.best > self.method.tol
-            if self.cut_short is not None:
-                self.status = self.cut_short
-            elif bool((given > 0.5 * before)[open_].any()):
+            self.status = verdict  # before the rest: a solve cut short by the clock has not stagnated
+        if self.status is None:
+            if bool((given > 0.5 * before)[open_].any()):
                 self.status = Status.stagnated
             elif self.outer >= self.method.max_outer:
                 self.status = Status.max_iter
-        progress = Progress(
-            self.outer, self.method.max_outer, given, int((self.best > self.method.tol).sum())
-        )
-        verdict = watch.verdict(progress)
-        self.status = verdict if self.status is None else self.status
 
     def _judge(self, given: Tensor) -> None:
         if not bool(torch.isfinite(given).all()):
@@ -173,7 +167,6 @@ class _Work:
                     return None
             return torch.cholesky_solve(rhs.to(self.factor.dtype), self.factor).double() * scale
         found = self._inner(watch).run(self.low, rhs, preconditioner=self.M)
-        self.cut_short = found.status if found.status in (Status.stopped, Status.time_limit) else None
         self.products += found.products
         self.inner_iterations += found.iterations
         if found.status in (Status.indefinite, Status.nan):

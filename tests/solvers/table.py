@@ -21,14 +21,20 @@ from kerngp.solvers import (
     AddedDiagonal,
     Cholesky,
     Dense,
+    Jacobi,
     KernelOperator,
     LinearOperator,
     NoPreconditioner,
+    Nystrom,
     Refine,
     RPCholesky,
+    Vecchia,
     identity,
     solve,
 )
+from kerngp.solvers.alternating import AlternatingProjection
+from kerngp.solvers.askotch import ASkotch
+from kerngp.solvers.auto import Auto
 
 Tensor = torch.Tensor
 F = torch.float64
@@ -61,11 +67,17 @@ SOLVERS = [
     Solver(CG),
     Solver(Cholesky, limit=None, preconditioned=False),
     Solver(Refine, limit="max_outer"),
+    Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
+    Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
+    Solver(AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
 ]
 
 PRECONDITIONERS: list[Any] = [
     NoPreconditioner(),
     RPCholesky(8),
+    Vecchia(5),
+    Nystrom(8),
+    Jacobi(),
 ]
 
 
