@@ -185,7 +185,7 @@ def test_third_order() -> None:
 # ---------------------------------------------------------------- what surrounds the solve
 
 
-@pytest.mark.parametrize("method", [EXACT, Cholesky(), "cg", "cholesky"])
+@pytest.mark.parametrize("method", [EXACT, Cholesky(), "cg", "cholesky", "auto"])
 @pytest.mark.parametrize("transform", ["hessian", "vmap of grad"])
 def test_methods(transform: str, method: Any) -> None:
     limits = {"tol": 1e-13} if method == "cg" else {}
