@@ -122,14 +122,16 @@ def _need_memory(p: Problem, copies: int) -> None:
 
 
 def keops(p: Problem, cap: float) -> Outcome:
-    """KernelSolve. It stops once the norm of its recursive residual is below eps times the root of the size of b.
+    """KernelSolve. It stops where the norm of its recursive residual is below eps times sqrt(size of b).
 
     So eps is tol times the root mean square of b: the same relative residual as ours, if the recursion
     tells the truth.
     """
+    import pykeops  # pyright: ignore[reportMissingImports]
     from pykeops.torch import KernelSolve  # pyright: ignore[reportMissingImports]
     from pykeops.torch import operations as module  # pyright: ignore[reportMissingImports]
 
+    pykeops.set_verbose(False)
     count, original = [0], module.ConjugateGradientSolver
 
     def counting(binding: Any, linop: Any, b: Any, eps: float = 1e-6) -> Any:
@@ -192,7 +194,8 @@ def sklearn_cholesky(p: Problem, cap: float) -> Outcome:
 
     def run() -> Outcome:
         matrix = (RadialBasis(1.0) if p.kernel == "rbf" else MaternKernel(1.0, nu=1.5))(points)
-        model = KernelRidge(alpha=p.mu, kernel="precomputed").fit(matrix, p.b.numpy())
+        alpha: Any = p.mu  # its type says int
+        model = KernelRidge(alpha=alpha, kernel="precomputed").fit(matrix, p.b.numpy())
         return Outcome(model.dual_coef_, 1.0, "returned")
 
     return capped(run, cap, lambda: 1.0)
@@ -207,7 +210,7 @@ def gpytorch_cg(p: Problem, cap: float) -> Outcome:
     from gpytorch import kernels, settings  # pyright: ignore[reportMissingImports]
 
     _need_memory(p, 3)
-    kernel = kernels.RBFKernel() if p.kernel == "rbf" else kernels.MaternKernel(nu=1.5)
+    kernel: Any = kernels.RBFKernel() if p.kernel == "rbf" else kernels.MaternKernel(nu=1.5)
     kernel = kernel.to(p.x.dtype)
     kernel.lengthscale = 1.0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
+from .auto import Auto
 from .cg import CG
 from .cholesky import Cholesky
 from .functions import (
@@ -35,51 +38,58 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
+from .progress import ProgressBar
 from .refine import Refine
+from .sdd import StochasticDualDescent
 from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
+    "ASkotch",
     "AddedDiagonal",
+    "AlternatingProjection",
+    "Auto",
+    "Bounds",
     "Certificate",
     "Cholesky",
+    "CustomPreconditioner",
     "Dense",
     "Diagonal",
+    "Eigenpairs",
+    "Estimate",
     "InducingPoints",
+    "Jacobi",
     "KernelOperator",
     "KernelSystem",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
-    "Preconditioner",
     "Note",
+    "Nystrom",
+    "Preconditioner",
     "Progress",
+    "ProgressBar",
     "RPCholesky",
     "Refine",
     "Report",
+    "RootProduct",
     "Solution",
     "Status",
+    "StochasticDualDescent",
     "Vecchia",
     "as_operator",
-    "cast",
-    "identity",
-    "kernel_solve",
-    "solve",
-    "Bounds",
-    "CustomPreconditioner",
-    "Eigenpairs",
-    "Estimate",
-    "Jacobi",
-    "Nystrom",
-    "RootProduct",
     "as_preconditioner",
+    "cast",
     "diagonal_inverse",
     "effective_dimension",
     "eigsh",
+    "identity",
+    "kernel_solve",
     "largest_eigenvalue",
     "logdet",
     "sample",
+    "solve",
     "solve_path",
     "sqrt_product",
     "trace",

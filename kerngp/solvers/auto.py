@@ -46,7 +46,7 @@ Tensor = torch.Tensor
 TINY = 5e7  # operations: below, a factorisation takes less time than measuring anything
 FEW_PRODUCTS = 10  # no iteration is expected to need fewer, race included
 PATIENCE = 100  # products that a system without any forecast is expected to need
-LEAST_SAMPLE = 2048
+LEAST_SAMPLE, PART = 2048, 8  # rows that a product is timed on: all, or a part of them
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def _measured(
     rows = rows_for(m, w, worth)
     _tell(callback, b, "race of preconditioners")
     small, small_b = subsample(A, b, rows, random_state)
-    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 2 * SHARE * worth, random_state)
-    decision = decide(m, w, heats, factorise)
+    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 4 * SHARE * worth, random_state)
+    decision = decide(m, w, heats, rows, factorise)
     spent = time.perf_counter() - start
     lines.append(f"A race on {rows} rows at the same alpha / n ({seconds_text(spent)} up to here) predicts:")
     lines += [f"  {line}" for line in decision.lines]
@@ -232,13 +232,17 @@ class Decision:
     lines: tuple[str, ...]
 
 
-def decide(m: Machine, w: Workload, heats: Sequence[Heat], factorise: float = math.inf) -> Decision:
+def decide(
+    m: Machine, w: Workload, heats: Sequence[Heat], rows: int, factorise: float = math.inf
+) -> Decision:
     """The best size of each family, the cheapest first: pure arithmetic.
 
     Parameters
     ----------
     m, w : Machine, Workload
     heats : sequence of Heat
+    rows : int
+        Of the race.
     factorise : float
         Seconds that Cholesky would take; infinite if it is out of the question.
     """
@@ -247,7 +251,8 @@ def decide(m: Machine, w: Workload, heats: Sequence[Heat], factorise: float = ma
     lines: list[str] = []
     for name, family in families.items():
         mine = [h for h in heats if h.family.name == name]
-        good = {h.size: h.iterations for h in mine if not h.failed}
+        growth = max(1.0, w.n / max(1, rows)) ** family.growth
+        good = {h.size: h.iterations * growth for h in mine if not h.failed}
         if not good:
             lines.append(f"{name}: not possible ({mine[0].failed})")
         candidates += forecasts(m, w, family, good)
@@ -326,13 +331,20 @@ def raceable(A: LinearOperator) -> bool:
 
 def _times(A: LinearOperator, b: Tensor) -> tuple[Workload, str]:
     """The workload, with measured times, and how they were measured."""
-    v = b.to(A.torch_dtype)
-    product = min(timed(lambda: A.matmul(v), A.device) for _ in range(2))
+    n = A.shape[-1]
+    rows = max(LEAST_SAMPLE, n // PART)
+    part, how = A, "measured"
+    if rows < n:
+        index = torch.arange(rows, device=A.device) * n // rows
+        part, b = A.submatrix(index, index), b[..., index, :]
+        how = f"measured on {rows} rows"
+    scale, v = (n / part.shape[-1]) ** 2, b.to(A.torch_dtype)
+    product = scale * min(timed(lambda: part.matmul(v), A.device) for _ in range(2))
     exact = product
     if A.torch_dtype != torch.float64:
-        exact = timed(lambda: A.matmul(b.double(), exact=True), A.device)
+        exact = scale * min(timed(lambda: part.matmul(b.double(), exact=True), A.device) for _ in range(2))
     memory = _options.current().memory_limit
-    return workload(A, b.shape[-1], product, exact, memory), "measured"
+    return workload(A, b.shape[-1], product, exact, memory), how
 
 
 def _tell(callback: Callback | None, b: Tensor, phase: str) -> None:

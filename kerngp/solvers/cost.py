@@ -16,11 +16,15 @@ from typing import Any
 
 import torch
 
+from .coordinates import coordinates
+from .neighbours import TREE_DIMENSIONS
 from .operator import AddedDiagonal, Dense, LinearOperator
-from .preconditioners import Identity, LowRankInverse, RPCholesky
+from .preconditioners import Identity, LowRankInverse, RPCholesky, Vecchia, VecchiaInverse
 
 Tensor = torch.Tensor
 ENTRY = 10  # an entry that is stored costs about this much of one that is summed at once
+TREE = 300  # operations to find one neighbour by a tree
+SELECTION = 3  # products that a search among all pairs costs
 INSPECTION = 50  # iterations between two true residuals
 
 
@@ -89,6 +93,8 @@ class Workload:
         Matrices side by side.
     stored : bool
         Whether entries are there already.
+    dimensions : int, optional
+        Of the points, if K depends on their distances alone.
     """
 
     n: int
@@ -99,6 +105,7 @@ class Workload:
     memory: int
     batch: int = 1
     stored: bool = False
+    dimensions: int | None = None
 
     @property
     def entry(self) -> float:
@@ -126,6 +133,8 @@ class Family:
         Those to choose among.
     size_of : callable
         The size of a preconditioner of this kind, None for others.
+    growth : float
+        Iterations grow with this power of n at the same alpha / n.
     """
 
     name: str
@@ -137,6 +146,7 @@ class Family:
     raced: Callable[[int], tuple[int, ...]]
     sizes: tuple[int, ...]
     size_of: Callable[[LinearOperator], int | None]
+    growth: float = 0.0
 
     def label(self, size: int) -> str:
         """For reports: "RPCholesky, rank 200"."""
@@ -166,7 +176,31 @@ LOW_RANK = Family(
     sizes=(50, 100, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000),
     size_of=lambda M: len(M.pivots) if isinstance(M, LowRankInverse) else None,
 )
-FAMILIES = (LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
+
+
+def _search(m: Machine, w: Workload, k: int) -> float:
+    """Seconds to find k neighbours of every point."""
+    if w.dimensions is None or w.dimensions > TREE_DIMENSIONS:
+        return SELECTION * w.product
+    return TREE * (1 + w.dimensions / 6) * k * w.n / m.small
+
+
+SPARSE = Family(
+    "Vecchia",
+    "neighbours",
+    lambda k, seed: Vecchia(k, random_state=seed),
+    # neighbours, the small matrices, and their factorisation
+    setup=lambda m, w, k: (
+        _search(m, w, k) + 2 * (k + 1) ** 2 * w.n * w.entry + 2 * (k + 1) ** 3 / 3 * w.n / m.small
+    ),
+    apply=lambda m, w, k: 2.0 * 20 * k * w.n / m.stream,
+    memory=lambda w, k: 16.0 * k * w.n,
+    raced=lambda n: (min(15, n - 1), min(40, n - 1)),
+    sizes=(10, 15, 20, 30, 40, 60, 80, 100, 150),
+    size_of=lambda M: M.parents.shape[1] if isinstance(M, VecchiaInverse) else None,
+    growth=0.2,
+)
+FAMILIES = (SPARSE, LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
 
 
 @dataclass(frozen=True)
@@ -264,6 +298,7 @@ def cheapest(predictions: list[Prediction]) -> list[Prediction]:
 def workload(A: LinearOperator, columns: int, product: float, exact: float, memory: int) -> Workload:
     """The numbers of an operator, with the times that were measured."""
     base = A.base if isinstance(A, AddedDiagonal) else A
+    points = coordinates(base)
     return Workload(
         n=A.shape[-1],
         columns=columns,
@@ -273,4 +308,5 @@ def workload(A: LinearOperator, columns: int, product: float, exact: float, memo
         memory=memory,
         batch=math.prod(A.shape[:-2]),
         stored=isinstance(base, Dense),
+        dimensions=None if points is None else points.shape[1],
     )

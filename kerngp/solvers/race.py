@@ -26,7 +26,7 @@ from .solution import Progress, Status
 Tensor = torch.Tensor
 LEAST_ROWS, MOST_ROWS = 500, 3000
 MOST_COLUMNS = 4
-MARGIN = 2.0  # times the best prediction: sizes between those raced may still be better
+MARGIN = 2.0  # times the best prediction: other sizes of the same kind may still be better
 PRODUCTS = 150  # about what a race takes
 SHARE = 0.05  # of what the solve may cost, for the race
 
@@ -87,24 +87,25 @@ def race(
     seconds: float,
     random_state: int = 0,
 ) -> tuple[Heat, ...]:
-    """All families on a small stored system, in the given order; ``seconds`` bound all heats together.
+    """All families on a small stored system, in the given order; then those in reach with a larger size.
 
-    What is done here is arithmetic on stored entries, so no meter counts it; its time is booked.
+    The first round is run in any case, the second while ``seconds`` last. What is done here is arithmetic
+    on stored entries, so no meter counts it; its time is booked.
     """
     heats: list[Heat] = []
+    costs: dict[str, float] = {}
     best, deadline = math.inf, time.perf_counter() + seconds
+    rounds = [(f, size, k) for k in (0, 1) for f in families for size in f.raced(b.shape[0])[k : k + 1]]
     with count("race", 0.0), torch.no_grad():
-        for family in families:
-            for size in family.raced(b.shape[0]):
-                left = deadline - time.perf_counter()
-                if left <= 0 and math.isfinite(best):
-                    return tuple(heats)
-                heat = _run(
-                    small, b, family, size, m, w, tol, best, max(left / 2, 0.1 * seconds), random_state
-                )
-                heats.append(heat)
-                if not heat.failed:
-                    best = min(best, predict(m, w, family, size, heat.iterations).seconds)
+        for family, size, k in rounds:
+            left = deadline - time.perf_counter()
+            if k and (left <= 0 or costs[family.name] > MARGIN * best):
+                continue
+            most = max(left / 2, 0.1 * seconds)
+            heat = _run(small, b, family, size, m, w, tol, best, most, random_state)
+            heats.append(heat)
+            cost = math.inf if heat.failed else predict(m, w, family, size, heat.iterations).seconds
+            costs[family.name], best = cost, min(best, cost)
     return tuple(heats)
 
 

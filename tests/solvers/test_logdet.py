@@ -8,10 +8,14 @@ from preconditioner_cases import kernel_system
 
 from kerngp.errors import BackendUnavailable, ConvergenceWarning, OptionError, ShapeError, SolveError
 from kerngp.options import options
-from kerngp.solvers import Dense, Jacobi, Nystrom, RPCholesky, Status, cast, identity, logdet
+from kerngp.solvers import Dense, Jacobi, Nystrom, RPCholesky, Status, Vecchia, cast, identity, logdet
 
 F = torch.float64
-RECIPES = [None, Jacobi(), RPCholesky(40), Nystrom(40)]
+RECIPES = [None, Jacobi(), RPCholesky(40), Nystrom(40), Vecchia(10)]
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=F)
 
 
 def dense_logdet(A) -> torch.Tensor:
@@ -79,7 +83,7 @@ def test_diagonal_matrix_has_no_variance():
 def test_early_end_is_said_and_is_in_the_error():
     d = torch.logspace(-6, 0, 150, dtype=F)
     A = Dense(torch.diag(d), psd=True) + 1e-12 * identity(150)  # the floor makes the error a bound
-    with pytest.warns(ConvergenceWarning, match="logdet ended after 8 steps"):
+    with pytest.warns(ConvergenceWarning, match="logdet ended after steps=8 products"):
         found = logdet(A, exact_below=0, steps=8)
     assert found.status is Status.max_iter
     assert abs(float(found.value - d.log().sum())) <= float(found.truncation)
@@ -203,12 +207,17 @@ def test_second_derivative_of_an_estimate_is_refused():
         g.sum().backward()
 
 
-def test_transforms_are_refused():
-    x = torch.rand(5, 5, dtype=F)
-    with pytest.raises(BackendUnavailable, match="logdet"):
-        torch.func.grad(lambda t: logdet(Dense(x @ x.T + t * torch.eye(5, dtype=F), psd=True)).value)(
-            torch.tensor(1.0, dtype=F)
-        )
+def test_transforms_are_refused_for_estimates():
+    x, one = random(5, 5), torch.tensor(1.0, dtype=F)
+
+    def value(t, exact_below):
+        return logdet(Dense(x @ x.T + t * torch.eye(5, dtype=F), psd=True), exact_below=exact_below).value
+
+    with pytest.raises(BackendUnavailable, match="an estimated logdet"):
+        torch.func.grad(value)(one, 0)
+    P = torch.linalg.inv(x @ x.T + torch.eye(5, dtype=F))
+    torch.testing.assert_close(torch.func.grad(value)(one, 1000), P.trace())
+    torch.testing.assert_close(torch.func.grad(torch.func.grad(value))(one, 1000), -(P @ P).trace())
 
 
 # ---------------------------------------------------------------- what has no value

@@ -77,13 +77,11 @@ class Congruence:
         """The same with products in float64."""
         return replace(self, exact=True)
 
-    def trusted(self, v: Tensor, lowest: float) -> bool:
-        """Whether products resolve the smallest eigenvalue, judged by the rounding of one of them."""
-        if self.exact:
-            return True
+    def rounding(self, v: Tensor) -> float:
+        """The rounding error of a product with the first column of v, relative to that column."""
         one = v[..., :1]
         error = (self(one) - self.exactly()(one)).norm(dim=-2) / one.norm(dim=-2)
-        return bool((error <= 1e-3 * lowest).all())
+        return float(error.max())
 
 
 Result = TypeVar("Result")
@@ -94,12 +92,12 @@ def in_sufficient_precision(
 ) -> tuple[Result, tuple[Note, ...]]:
     """What ``run`` computes, with products in float64 if those in the operator's dtype are too coarse.
 
-    ``run`` returns its result and the smallest Ritz value of B that it saw.
+    ``run`` returns its result and how large the rounding error of a product may be, relative to the vector.
     """
     if not B.exact:
         try:
-            result, lowest = run(B)
-            if B.trusted(probe, lowest):
+            result, allowed = run(B)
+            if B.rounding(probe) <= allowed:
                 return result, ()
         except SolveError:  # rounding may have made a small eigenvalue negative
             pass
@@ -109,7 +107,7 @@ def in_sufficient_precision(
 
 IN_FLOAT64 = Note(
     "F32_EXACT",
-    "products in float32 do not resolve the smallest eigenvalues of the matrix; they were formed in float64.",
+    "products in the operator's dtype are too coarse for what was asked; they were formed in float64.",
 )
 
 

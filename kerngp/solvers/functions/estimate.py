@@ -90,11 +90,11 @@ def check_tolerance(tol: float) -> float:
     return tol
 
 
-def warn_unfinished(what: str, steps: int, error: float) -> None:
-    """Say that an iteration was ended before its tolerance was reached."""
+def warn_unfinished(what: str, limit: str, count: int, error: float) -> None:
+    """Say that an iteration was ended, by the argument ``limit``, before its tolerance was reached."""
     warnings.warn(
-        f"{what} ended after {steps} steps with an error of {error:.1e} left: {Status.max_iter.value} "
-        "Here that is steps=...",
+        f"{what} ended after {limit}={count} products with an error of {error:.1e} left; raise {limit}, "
+        "loosen tol, use a better preconditioner, or add more to the diagonal.",
         ConvergenceWarning,
         stacklevel=3,
     )

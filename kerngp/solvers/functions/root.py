@@ -26,16 +26,16 @@ from typing import Any
 import torch
 
 from ...engine.arrays import kind_of, restore
+from ...engine.transforms import refuse
 from ...errors import SolveError
 from ..checks import columns
 from ..operator import LinearOperator, as_operator, cast
 from ..solution import Note, Status
 from . import estimate as _estimate
 from .congruence import Congruence, check_positive, in_sufficient_precision, require_symmetric
-from .lanczos import Krylov, check_finite, groups, lanczos
+from .lanczos import EPS, Krylov, check_finite, in_groups
 
 Tensor = torch.Tensor
-Bound = Callable[[Krylov, Tensor, float | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def sqrt_product(
     b : array of shape (n,), (n, E) or (*batch, n, E)
     tol : float
         On |error| / |A^1/2 b| of every column. Without a positive diagonal beside a positive
-        semi-definite matrix the error is estimated; the rounding of float32 products is not in it.
+        semi-definite matrix the error is estimated. Products are formed in float64 where those in
+        float32 would miss it.
     steps : int
         Most products for each group of columns that fits into ``options.memory_limit``.
     exact_below : int
@@ -111,6 +112,7 @@ def sqrt_product(
     require_symmetric("sqrt_product", A)
     _check(tol, steps)
     given, vector = columns("b", b, A.shape, None, A.device)
+    refuse("sqrt_product", (given, *A.tensors))
     B = (
         given.detach()
         .double()
@@ -120,7 +122,7 @@ def sqrt_product(
         check_finite(B, "b")
         found = _root(A, B, tol, steps, exact_below)
     if not found.converged:
-        _estimate.warn_unfinished("sqrt_product", found.products, float(found.error.max()))
+        _estimate.warn_unfinished("sqrt_product", "steps", steps, float(found.error.max()))
     value = found.value.to(given.dtype)
     return replace(found, value=restore(value.squeeze(-1) if vector else value, kind))
 
@@ -174,6 +176,7 @@ def sample(
     """
     A = as_operator(A)
     require_symmetric("sample", A)
+    refuse("sample", A.tensors)
     _check(tol, steps)
     _estimate.check_count("count", count, 0)
     z = _estimate.gaussian((*A.shape[:-1], count), random_state, A.device)
@@ -183,7 +186,7 @@ def sample(
         else:
             found = _preconditioned(Congruence.of("sample", A, preconditioner), z, tol, steps)
     if not found.converged:
-        _estimate.warn_unfinished("sample", found.products, float(found.error.max()))
+        _estimate.warn_unfinished("sample", "steps", steps, float(found.error.max()))
     return found
 
 
@@ -195,21 +198,53 @@ def _check(tol: float, steps: int) -> None:
 # ---------------------------------------------------------------- how
 
 
+@dataclass(frozen=True)
+class _Function:
+    """What is applied to the basis, and what is known of its error.
+
+    Attributes
+    ----------
+    ritz : callable
+        The eigenvalues of T, checked, and its eigenvectors.
+    error : callable
+        Of a Krylov space and its Ritz values: the relative error of every column.
+    finish : callable
+        Of B, a Krylov space and `ritz` of it: the columns.
+    allowed : callable
+        Of a Krylov space and its smallest Ritz value: how large the rounding of products may be.
+    """
+
+    ritz: Callable[[Krylov], tuple[Tensor, Tensor]]
+    error: Callable[[Krylov, Tensor], Tensor]
+    finish: Callable[[Congruence, Krylov, tuple[Tensor, Tensor]], Tensor]
+    allowed: Callable[[Krylov, float], float]
+
+
 def _root(A: LinearOperator, b: Tensor, tol: float, steps: int, exact_below: int) -> RootProduct:
     if A.shape[-1] <= exact_below or not b.numel():
         return _decompose(A, b)
     B = Congruence.of("sqrt_product", A, None)
     rounding = 10 * math.sqrt(A.shape[-1]) * torch.finfo(A.torch_dtype).eps
 
+    def size(krylov: Krylov) -> Tensor:
+        return krylov.alpha[..., 0].clamp_min(0).sqrt()  # |A^1/2 b| / |b|
+
     def ritz(krylov: Krylov) -> tuple[Tensor, Tensor]:
         theta, Y = krylov.eigh()
         return _not_negative(theta, rounding), Y
 
-    def relative(krylov: Krylov, theta: Tensor) -> Tensor:
-        size = krylov.norms * (krylov.alpha[..., 0].clamp_min(0)).sqrt()  # |A^1/2 b|
-        return _ratio(sqrt_bound(krylov, theta, B.floor), size)
+    def allowed(krylov: Krylov, lowest: float) -> float:
+        # a change E of A changes its root by |E| / (2 lowest^1/2) at most, and by |E|^1/2
+        change = tol * float(size(krylov).min())
+        return max(2 * lowest**0.5 * change, change**2)
 
-    return _run(B, b, tol, steps, ritz, relative, lambda krylov, eigh: krylov.apply(torch.sqrt, eigh))[0]
+    how = _Function(
+        ritz,
+        lambda k, theta: _ratio(sqrt_bound(k, theta, B.floor), size(k) * k.norms),
+        lambda B, k, eigh: k.apply(torch.sqrt, eigh),
+        allowed,
+    )
+    return _applied(B, b, how, tol, steps)
 
 
 def _preconditioned(B: Congruence, z: Tensor, tol: float, steps: int) -> RootProduct:
@@ -218,37 +253,33 @@ def _preconditioned(B: Congruence, z: Tensor, tol: float, steps: int) -> RootPro
         check_positive("sample", theta)
         return theta, Y
 
-    def relative(krylov: Krylov, theta: Tensor) -> Tensor:
-        return _ratio(rsqrt_bound(krylov, theta, B.floor), krylov.norms)
+    how = _Function(
+        ritz,
+        lambda k, theta: _ratio(rsqrt_bound(k, theta, B.floor), k.norms),
+        lambda B, k, eigh: B.times_A(B.right(k.apply(torch.rsqrt, eigh))),
+        lambda k, lowest: max(tol, 1e-3) * lowest,
+    )
+    return _applied(B, z, how, tol, steps)
+
+
+def _applied(B: Congruence, b: Tensor, how: _Function, tol: float, steps: int) -> RootProduct:
+    def enough(krylov: Krylov) -> bool:
+        return bool((how.error(krylov, how.ritz(krylov)[0]) <= tol).all())
 
     def run(B: Congruence) -> tuple[RootProduct, float]:
-        def finish(krylov: Krylov, eigh: tuple[Tensor, Tensor]) -> Tensor:
-            return B.times_A(B.right(krylov.apply(torch.rsqrt, eigh)))
+        values, errors, allowed, products = [], [], math.inf, 0
+        for krylov in in_groups(B, b, steps, enough):
+            eigh = how.ritz(krylov)
+            values.append(how.finish(B, krylov, eigh))
+            errors.append(how.error(krylov, eigh[0]))
+            allowed = min(allowed, how.allowed(krylov, float(eigh[0].min())))
+            products += krylov.steps
+        error = torch.cat(errors, -1)
+        status = Status.converged if bool((error <= tol).all()) else Status.max_iter
+        return RootProduct(torch.cat(values, -1), error, products, status), allowed
 
-        return _run(B, z, tol, steps, ritz, relative, finish)
-
-    found, notes = in_sufficient_precision(B, z, run)
+    found, notes = in_sufficient_precision(B, b, run)
     return replace(found, notes=notes)
-
-
-def _run(
-    B: Congruence, b: Tensor, tol: float, steps: int, ritz: Callable, relative: Callable, finish: Callable
-) -> tuple[RootProduct, float]:
-    """The product, and the smallest Ritz value."""
-
-    def enough(krylov: Krylov) -> bool:
-        return bool((relative(krylov, ritz(krylov)[0]) <= tol).all())
-
-    values, errors, lowest, products = [], [], math.inf, 0
-    for part in groups(b, steps):
-        krylov = lanczos(B, part, steps, enough)
-        eigh = ritz(krylov)
-        values.append(finish(krylov, eigh))
-        errors.append(relative(krylov, eigh[0]))
-        lowest, products = min(lowest, float(eigh[0].min())), products + krylov.steps
-    error = torch.cat(errors, -1)
-    status = Status.converged if bool((error <= tol).all()) else Status.max_iter
-    return RootProduct(torch.cat(values, -1), error, products, status), lowest
 
 
 def _decompose(A: LinearOperator, b: Tensor) -> RootProduct:
@@ -279,13 +310,13 @@ def _not_negative(theta: Tensor, rounding: float) -> Tensor:
 
 def sqrt_bound(krylov: Krylov, theta: Tensor, floor: float | None) -> Tensor:
     """An upper bound of |A^1/2 b - |b| Q T^1/2 e_1|, (*batch, s)."""
-    least = _least(theta, floor)
+    least = _least(theta, floor).unsqueeze(-1)
     return _integral(krylov, theta, lambda t: t.sqrt() / (least + t))
 
 
 def rsqrt_bound(krylov: Krylov, theta: Tensor, floor: float | None) -> Tensor:
     """An upper bound of the error of B^-1/2 z in the norm of B, (*batch, s)."""
-    least = _least(theta, floor)
+    least = _least(theta, floor).unsqueeze(-1)
     return _integral(
         krylov, theta, lambda t: torch.where(t < least, (least / t).sqrt() / (least + t), 0.5 / t)
     )
@@ -298,15 +329,15 @@ def _least(theta: Tensor, floor: float | None) -> Tensor:
 def _integral(krylov: Krylov, theta: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
     """1 / pi times the integral of weight(t) |r_t| over t > 0, by the trapezoidal rule in log t."""
     scale = theta[..., -1].clamp_min(torch.finfo(theta.dtype).tiny)
-    step = 0.25
     top = krylov.beta.log().sum(-1)
-    total = torch.zeros_like(scale)
-    for k in range(-280, 120):
-        t = scale * math.exp(step * k)
-        residual = krylov.norms * (top - (theta + t.unsqueeze(-1)).log().sum(-1)).exp()
-        total = total + step * t * weight(t) * residual
+    total, step = torch.zeros_like(scale), 0.5
+    for nodes in torch.arange(-50.0, 30.0, step, dtype=theta.dtype, device=theta.device).split(20):
+        t = scale.unsqueeze(-1) * nodes.exp()
+        logs = (theta.unsqueeze(-2) + t.unsqueeze(-1)).log().sum(-1)
+        residual = krylov.norms.unsqueeze(-1) * (top.unsqueeze(-1) - logs).exp()
+        total = total + step * (t * weight(t) * residual).sum(-1)
     return torch.where(krylov.beta[..., -1] > 0, total / math.pi, 0.0)
 
 
 def _ratio(error: Tensor, size: Tensor) -> Tensor:
-    return torch.where(error > 0, error / size, 0.0)
+    return torch.where(error > 0, error / size + 10 * EPS, 0.0)
