@@ -197,12 +197,12 @@ class KernelSystem:
             K, self._unknowns("b", target, target), alpha, x0=start, return_info=True, **settings
         )
         if self.blocks[1] > 1:
-            x = x.reshape(*x.shape[: x.dim() - target.dim()], *target.shape)
+            x = x.reshape(*x.shape[:-2], *target.shape[-2:])
         x = restore(x, kind_of(b))
         return (x, replace(info, x=x)) if return_info else x
 
     def _unknowns(self, name: str, t: Tensor, target: Tensor) -> Tensor:
-        """Columns of unknowns: a row of b is one block of them, or, for a scalar kernel, one of each system."""
+        """A row of b as one block of unknowns or, for a scalar kernel, one unknown in several systems."""
         q = self.blocks[1]
         if q == 1:
             return t
