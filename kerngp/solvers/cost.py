@@ -260,7 +260,9 @@ def cholesky_fits(w: Workload) -> bool:
 
 
 def extrapolate(measured: dict[int, float], size: int) -> float:
-    """Iterations at a size, from those at one or two others: a power law between -1 and 0.
+    """Iterations at a size, from those at one or two others: a power law.
+
+    Its exponent is between -1 and 0, and -1/2 for lack of a second size.
 
     Examples
     --------
@@ -273,7 +275,7 @@ def extrapolate(measured: dict[int, float], size: int) -> float:
     if size in dict(known):
         return dict(known)[size]
     (a, many), (b, few) = known[0], known[-1]
-    slope = 0.0 if a == b else math.log(few / many) / math.log(b / a)
+    slope = -0.5 if a == b else math.log(few / many) / math.log(b / a)
     return max(2.0, few * (size / b) ** min(0.0, max(-1.0, slope)))
 
 
@@ -281,7 +283,7 @@ def forecasts(m: Machine, w: Workload, family: Family, measured: dict[int, float
     """Predictions for the sizes of a family that were raced, and for those that follow from them."""
     if not measured:
         return []
-    least, most = min(measured), 8 * max(measured)
+    least, most = min(measured), (3 if len(measured) == 1 else 8) * max(measured)
     sizes = {s for s in family.sizes if least <= s <= min(most, w.n // 4)} | set(measured)
     fitting = [s for s in sorted(sizes) if family.memory(w, s) <= w.memory / 2]
     return [predict(m, w, family, s, extrapolate(measured, s)) for s in fitting]

@@ -13,6 +13,8 @@ from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.formulas import FORMULAS
 from kerngp.errors import OptionError, ShapeError
 from kerngp.solvers import CG, AddedDiagonal, Auto, Dense, KernelOperator, RPCholesky, Status, identity, solve
+from kerngp.solvers.alternating import AlternatingProjection
+from kerngp.solvers.askotch import ASkotch
 from kerngp.solvers.auto import choose, decide, raceable, seconds_text
 from kerngp.solvers.cost import (
     FAMILIES,
@@ -81,11 +83,11 @@ class TestCost:
         [
             ({100: 80.0, 400: 40.0}, 400, 40.0),
             ({100: 80.0, 400: 40.0}, 1600, 20.0),
-            ({100: 80.0}, 400, 80.0),
+            ({100: 80.0}, 400, 40.0),
             ({100: 80.0, 400: 80.0}, 1600, 80.0),
             ({100: 80.0, 400: 2.0}, 1600, 2.0),  # at most inversely, at least 2
             ({100: 10.0, 400: 20.0}, 1600, 20.0),  # more is never expected to be worse
-            ({100: math.inf, 400: 20.0}, 800, 20.0),
+            ({100: math.inf, 400: 20.0}, 1600, 10.0),
             ({}, 800, math.inf),
         ],
     )
@@ -318,6 +320,14 @@ class TestChoice:
         with options.options(memory_limit=1 << 24):
             s = solve(A, b, time_limit=1e-3, on_fail="ignore")
         assert s.status is Status.time_limit
+
+    def test_too_little_time_for_conjugate_gradients(self):
+        A, b = kernel_system(1500, alpha=1e-10, lengthscale=3.0)
+        with options.options(memory_limit=1 << 24):
+            choice = choose(A, b, CG(tol=1e-9, time_limit=1e-3))
+        assert isinstance(choice.method, (AlternatingProjection, ASkotch))
+        assert choice.method.tol == 1e-9 and choice.method.time_limit == 0.0
+        assert any("too few for conjugate gradients" in line for line in choice.lines)
 
     def test_float32(self):
         A, b = kernel_system(700, dtype=torch.float32)
