@@ -271,8 +271,8 @@ def trace(A: Any, *, probes: int | None = None, random_state: int = 0) -> Estima
 
     With ``probes``, by XTrace (Epperly, Tropp, Webber, 2024): half of the products sketch the range of A,
     the others are exact there; every vector in turn is left out of the sketch and estimates what the
-    sketch has missed. Exact, up to rounding, if the rank of A is below probes / 2. The standard error
-    is known to be too small at times, by a factor of two or so.
+    sketch has missed. Exact, up to rounding, if the rank of A is below probes / 2. The samples
+    share their sketch, and their spread tells too little: the standard error is twice what it says.
 
     Parameters
     ----------
@@ -335,4 +335,5 @@ def _xtrace(multiply: Callable[[Tensor], Tensor], G: Tensor, eps: float) -> Esti
     outside = (G * Y).sum(0) - (C * R).sum(0) - ((Z.T @ G) * C).sum(0) + (C * (H @ C)).sum(0)
     length = (n - m + 1) / (G.square().sum(0) - C.square().sum(0))
     samples = inside + length * outside
-    return _estimate.random_estimate(samples, torch.zeros_like(samples[0]), products=2)
+    found = _estimate.random_estimate(samples, torch.zeros_like(samples[0]), products=2)
+    return replace(found, probes=2 * m, standard_error=2.0 * found.standard_error)
