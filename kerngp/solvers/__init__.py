@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .auto import Auto
 from .cg import CG
 from .cholesky import Cholesky
 from .functions import (
@@ -21,7 +22,7 @@ from .functions import (
 )
 from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
-from .kernel_solve import KernelSolve, kernel_solve
+from .kernel_solve import KernelSystem, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
 from .path import solve_path
 from .preconditioners import (
@@ -35,6 +36,7 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
+from .progress import ProgressBar
 from .refine import Refine
 from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
@@ -42,44 +44,46 @@ from .solve import solve
 __all__ = [
     "CG",
     "AddedDiagonal",
+    "Auto",
+    "Bounds",
     "Certificate",
     "Cholesky",
+    "CustomPreconditioner",
     "Dense",
     "Diagonal",
+    "Eigenpairs",
+    "Estimate",
     "InducingPoints",
+    "Jacobi",
     "KernelOperator",
-    "KernelSolve",
+    "KernelSystem",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
-    "Preconditioner",
     "Note",
+    "Nystrom",
+    "Preconditioner",
     "Progress",
+    "ProgressBar",
     "RPCholesky",
     "Refine",
     "Report",
+    "RootProduct",
     "Solution",
     "Status",
     "Vecchia",
     "as_operator",
-    "cast",
-    "identity",
-    "kernel_solve",
-    "solve",
-    "Bounds",
-    "CustomPreconditioner",
-    "Eigenpairs",
-    "Estimate",
-    "Jacobi",
-    "Nystrom",
-    "RootProduct",
     "as_preconditioner",
+    "cast",
     "diagonal_inverse",
     "effective_dimension",
     "eigsh",
+    "identity",
+    "kernel_solve",
     "largest_eigenvalue",
     "logdet",
     "sample",
+    "solve",
     "solve_path",
     "sqrt_product",
     "trace",

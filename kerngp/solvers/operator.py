@@ -53,6 +53,7 @@ class LinearOperator(ABC):
     device: torch.device
     symmetric: bool
     psd: bool
+    columns: int | None = None  # how many columns a product must have, for what differs from column to column
     work = "products"  # what a meter books products under; entries of other kinds of work are not counted
 
     # ------------------------------------------------------------ the contract

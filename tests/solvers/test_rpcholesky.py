@@ -122,7 +122,7 @@ def test_iterations_fall(dtype):
         s = solve(A, b, CG(tol=1e-6, max_iter=3000), preconditioner=recipe)
         assert s.status is Status.converged
         counts.append(s.iterations)
-    assert counts[0] > 250
+    assert counts[0] > 200
     assert counts[1] < 0.3 * counts[0]
     assert counts[2] < 0.04 * counts[0]
 
@@ -134,9 +134,9 @@ def test_diagonal_that_varies():
     P = RPCholesky(150).build(A)
     want = torch.linalg.inv(P.low_rank.factor.T @ P.low_rank.factor + torch.diag(d))
     torch.testing.assert_close(P.dense(), want, rtol=1e-6, atol=1e-5)
-    s = solve(A, b, preconditioner=P)
+    s = solve(A, b, CG(), preconditioner=P)
     assert s.converged
-    assert s.iterations < 0.3 * solve(A, b, on_fail="ignore").iterations
+    assert s.iterations < 0.3 * solve(A, b, CG(), on_fail="ignore").iterations
 
 
 def test_inverse_is_exact_when_badly_conditioned():

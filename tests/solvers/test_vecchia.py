@@ -95,7 +95,7 @@ class TestSparse(OperatorCase):
     def evaluate(self, operator):
         out = torch.zeros(4, 5, dtype=operator.torch_dtype)
         row = torch.tensor([0, 0, 2, 3, 3, 3])
-        out[row, operator.columns.long()] = operator.values
+        out[row, operator.column_of.long()] = operator.values
         return out.T if operator.transposed else out
 
 
