@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
 from .auto import Auto
 from .cg import CG
 from .cholesky import Cholesky
@@ -38,12 +40,15 @@ from .preconditioners import (
 )
 from .progress import ProgressBar
 from .refine import Refine
+from .sdd import StochasticDualDescent
 from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
+    "ASkotch",
     "AddedDiagonal",
+    "AlternatingProjection",
     "Auto",
     "Bounds",
     "Certificate",
@@ -71,6 +76,7 @@ __all__ = [
     "RootProduct",
     "Solution",
     "Status",
+    "StochasticDualDescent",
     "Vecchia",
     "as_operator",
     "as_preconditioner",
