@@ -249,6 +249,7 @@ def test_equal_points(alpha):
         (note,) = M.notes
         assert note.code == "DEPENDENT_NEIGHBOURS"
         assert f"{M.dropped} of" in note.text
+        assert note in solve(A, b, CG(tol=1e-6), preconditioner=M, on_fail="ignore").report.notes
         # what is left are inverses: every row has unit variance under A
         L = M.factor.dense()
         torch.testing.assert_close(
