@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import OptionError
 from ..solvers.inducing import choose_form
+from ..solvers.preconditioners.rpcholesky import default_rank
 from .ridge_data import bytes_text
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
@@ -80,11 +81,6 @@ def default_centers(rows: int, memory_limit: int) -> int:
     """
     room = math.isqrt(memory_limit // 2 // (8 * CENTER_MATRICES))
     return min(rows, room, max(1000, math.ceil(10 * math.sqrt(rows))))
-
-
-def default_rank(rows: int, memory_limit: int) -> int:
-    """2 sqrt(N), at least 100, as long as the factor stays below a quarter of the memory limit."""
-    return max(1, min(rows, max(100, round(2 * math.sqrt(rows))), memory_limit // 4 // (8 * rows)))
 
 
 def make_plan(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ..engine.autodiff import transpose
 from ..errors import DeviceError, DTypeError, ShapeError
 from .kernel_operator import KernelOperator
-from .operator import LinearOperator, _unique
+from .operator import LinearOperator, Remake, _unique
 
 Tensor = torch.Tensor
 BLOCK = 1 << 22  # numbers of a block of rows, where entries are needed
@@ -127,8 +125,7 @@ class Product(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique([t for f in self.factors for t in f.tensors])
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Product:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        made = {id(f): f.with_tensors([new[id(t)] for t in f.tensors]) for f in self.factors}
+    def remade(self, new: Remake) -> Product:
+        """See `LinearOperator.remade`."""
+        made = {id(f): f.remade(new) for f in self.factors}
         return Product(tuple(made[id(f)] for f in self.factors), self._tags)  # equal factors stay equal

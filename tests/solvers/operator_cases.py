@@ -114,6 +114,21 @@ class OperatorCase:
         cols = torch.tensor([1, 0, dense.shape[-1] - 1, 1])
         self.close(operator.rows(idx, cols), dense[..., idx, :][..., cols])
 
+    def test_submatrices(self):
+        operator, dense = self.pair()
+        n = min(dense.shape[-2:])
+        idx = torch.tensor([[0, n - 1, 1], [1, 1, 0]])
+        if dense.shape[-1] != dense.shape[-2]:
+            with pytest.raises(ShapeError, match="square"):
+                operator.submatrices(idx)
+            return
+        want = torch.stack([dense[..., i, :][..., i] for i in idx], -3).detach()
+        self.close(operator.submatrices(idx), want)
+        exact = cast(operator, torch.float32).submatrices(idx, exact=True)
+        assert exact.dtype == torch.float64
+        # from the tensors as they are, not from entries in float32
+        self.close(exact, cast(cast(operator, torch.float32), torch.float64).submatrices(idx).detach(), 100)
+
     def test_submatrix(self):
         operator, dense = self.pair()
         m, n = dense.shape[-2:]
