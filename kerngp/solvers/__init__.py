@@ -21,7 +21,7 @@ from .functions import (
 )
 from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
-from .kernel_solve import KernelSolve, kernel_solve
+from .kernel_solve import KernelSystem, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
 from .path import solve_path
 from .preconditioners import (
@@ -53,7 +53,7 @@ __all__ = [
     "InducingPoints",
     "Jacobi",
     "KernelOperator",
-    "KernelSolve",
+    "KernelSystem",
     "LinearOperator",
     "LowRankInverse",
     "NoPreconditioner",
