@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
+from .auto import Auto
 from .cg import CG
 from .cholesky import Cholesky
 from .functions import (
@@ -35,13 +38,18 @@ from .preconditioners import (
     Vecchia,
     as_preconditioner,
 )
+from .progress import ProgressBar
 from .refine import Refine
+from .sdd import StochasticDualDescent
 from .solution import Certificate, Note, Progress, Report, Solution, Status
 from .solve import solve
 
 __all__ = [
     "CG",
+    "ASkotch",
     "AddedDiagonal",
+    "AlternatingProjection",
+    "Auto",
     "Bounds",
     "Certificate",
     "Cholesky",
@@ -61,12 +69,14 @@ __all__ = [
     "Nystrom",
     "Preconditioner",
     "Progress",
+    "ProgressBar",
     "RPCholesky",
     "Refine",
     "Report",
     "RootProduct",
     "Solution",
     "Status",
+    "StochasticDualDescent",
     "Vecchia",
     "as_operator",
     "as_preconditioner",

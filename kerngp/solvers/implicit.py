@@ -73,9 +73,9 @@ class Choice:
         return resolve(A, b, self.method, preconditioner, self.limits, callback)
 
     def settled(self, A: LinearOperator, s: Solution) -> None:
-        """Keep the preconditioner that a solve ended with, if it has changed it."""
-        if "preconditioner" in s.extra:
-            self._kept[A.shape] = self._kept[A.shape]._replace(preconditioner=s.extra["preconditioner"])
+        """Keep what a solve ended with, if it has changed its method on the way."""
+        changed = {k: s.extra[k] for k in ("method", "preconditioner") if k in s.extra}
+        self._kept[A.shape] = self._kept[A.shape]._replace(**changed)
 
 
 @dataclass(frozen=True)
