@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..errors import OptionError
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
 from .auto import Auto, choose
 from .cg import CG
 from .cholesky import Cholesky
@@ -18,7 +20,13 @@ from .solution import Progress, Solution
 
 Tensor = torch.Tensor
 
-METHODS: dict[str, Any] = {"auto": Auto, "cg": CG, "cholesky": Cholesky}
+METHODS: dict[str, Any] = {
+    "alternating": AlternatingProjection,
+    "askotch": ASkotch,
+    "auto": Auto,
+    "cg": CG,
+    "cholesky": Cholesky,
+}
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 
 LIMITS = ("tol", "max_iter", "time_limit")
