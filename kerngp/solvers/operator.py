@@ -616,7 +616,8 @@ class Sum(LinearOperator):
         return Sum(tuple(t._submatrix(rows, cols) for t in self.terms))
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
-        return _total([t._submatrices(idx, exact) for t in self.terms])
+        dtype = torch.float64 if exact else self.torch_dtype
+        return _total([t._submatrices(idx, exact).to(dtype) for t in self.terms])
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -658,9 +659,8 @@ class Scaled(LinearOperator):
         return self._factor(2, self.torch_dtype) * self.base._rows(idx, cols)
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
-        return self._factor(3, torch.float64 if exact else self.torch_dtype) * self.base._submatrices(
-            idx, exact
-        )
+        found = self.base._submatrices(idx, exact)
+        return self._factor(3, found.dtype) * found
 
     def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
         return Scaled(self.base._submatrix(rows, cols), self.alpha)
