@@ -56,7 +56,7 @@ def logdet(
     Parameters
     ----------
     A : LinearOperator or array of shape (*batch, n, n)
-    preconditioner : Preconditioner, recipe, LinearOperator or callable, optional
+    preconditioner : Preconditioner, recipe, name, LinearOperator or callable, optional
         What approximates the inverse of A: the better, the smaller the standard error and the fewer
         the products.
     probes : int

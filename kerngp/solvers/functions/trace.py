@@ -25,7 +25,7 @@ from ..cg import CG
 from ..checks import require_square
 from ..operator import AddedDiagonal, LinearOperator, as_operator, cast
 from ..preconditioners.base import Preconditioner
-from ..preconditioners.custom import as_preconditioner
+from ..preconditioners.recipes import as_preconditioner
 from ..solution import Status
 from ..solve import Method, solve
 from . import estimate as _estimate
@@ -41,7 +41,7 @@ def trace_inverse(
     *,
     preconditioner: Any = None,
     probes: int = 16,
-    method: Method | None = None,
+    method: Method | str | None = None,
     exact_below: int = 1000,
     random_state: int = 0,
 ) -> Estimate:
@@ -52,12 +52,12 @@ def trace_inverse(
     Parameters
     ----------
     A : LinearOperator or array of shape (*batch, n, n)
-    preconditioner : Preconditioner, recipe, LinearOperator or callable, optional
+    preconditioner : Preconditioner, recipe, name, LinearOperator or callable, optional
         For the solves, and as control variate.
     probes : int
         Random vectors, at least 2.
-    method : default CG()
-        What solves with them.
+    method : solver or name, default CG()
+        What solves with them: see `solve`.
     exact_below : int
         Up to this n the inverse is computed in float64.
     random_state : int
@@ -98,7 +98,7 @@ def effective_dimension(
     *,
     preconditioner: Any = None,
     probes: int = 16,
-    method: Method | None = None,
+    method: Method | str | None = None,
     exact_below: int = 1000,
     random_state: int = 0,
 ) -> Estimate:
@@ -142,7 +142,7 @@ def diagonal_inverse(
     *,
     preconditioner: Any = None,
     probes: int = 64,
-    method: Method | None = None,
+    method: Method | str | None = None,
     exact_below: int = 1000,
     random_state: int = 0,
 ) -> Estimate:
@@ -183,7 +183,7 @@ class _Job:
     A: LinearOperator
     M: Preconditioner
     probes: int
-    method: Method
+    method: Method | str
     random_state: int
 
     @classmethod
@@ -271,8 +271,8 @@ def trace(A: Any, *, probes: int | None = None, random_state: int = 0) -> Estima
 
     With ``probes``, by XTrace (Epperly, Tropp, Webber, 2024): half of the products sketch the range of A,
     the others are exact there; every vector in turn is left out of the sketch and estimates what the
-    sketch has missed. Exact, up to rounding, if the rank of A is below probes / 2. The standard error
-    is known to be too small at times, by a factor of two or so.
+    sketch has missed. Exact, up to rounding, if the rank of A is below probes / 2. The samples
+    share their sketch, and their spread tells too little: the standard error is twice what it says.
 
     Parameters
     ----------
@@ -335,4 +335,5 @@ def _xtrace(multiply: Callable[[Tensor], Tensor], G: Tensor, eps: float) -> Esti
     outside = (G * Y).sum(0) - (C * R).sum(0) - ((Z.T @ G) * C).sum(0) + (C * (H @ C)).sum(0)
     length = (n - m + 1) / (G.square().sum(0) - C.square().sum(0))
     samples = inside + length * outside
-    return _estimate.random_estimate(samples, torch.zeros_like(samples[0]), products=2)
+    found = _estimate.random_estimate(samples, torch.zeros_like(samples[0]), products=2)
+    return replace(found, probes=2 * m, standard_error=2.0 * found.standard_error)
