@@ -12,7 +12,7 @@ from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import ConvergenceWarning, DataError, OptionError, ShapeError, SolveError
 from kerngp.solvers import Dense, InducingPoints, KernelOperator, Status
-from kerngp.solvers.inducing import choose_form
+from kerngp.solvers.inducing.plan import choose_form
 
 F = torch.float64
 GAUSS = exp(-0.5 * sqdist(Vi(0, 2), Vj(1, 2)))
