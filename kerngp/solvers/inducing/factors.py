@@ -19,7 +19,6 @@ from .equations import chunks
 
 Tensor = torch.Tensor
 
-PANEL = 128  # centres that are eliminated together
 PANELS = 8  # a symmetric product computes its upper panels only: 1/2 + 1/16 of the operations
 
 
@@ -102,48 +101,28 @@ def whiten(S: Tensor, alpha: Tensor) -> Whitening:
 def independent(Kmm: LinearOperator, level: float) -> tuple[Tensor, Tensor] | None:
     """T, upper triangular, and the centres ``keep`` with T' T = Kmm[keep, keep]; None if Kmm is not finite.
 
-    Left out are centres that those before them determine to ``level``, relative to the largest diagonal
-    entry: rounding errors of the products are magnified by its inverse square root. Block by block, what
-    is left of Kmm after elimination of the centres so far is factorised with pivoting; so only the lower
-    half of Kmm is ever computed, and nearly all operations are those of a triangular solve.
+    Left out are centres that the others determine to ``level``, relative to the largest diagonal entry:
+    rounding errors of the products are magnified by its inverse square root. That holds because pivots are
+    the largest of all that are left; pivots of blocks that are eliminated one after the other are faster
+    to find and make the condition of T a thousand times worse. Kmm and T share one buffer.
     """
-    m, device = Kmm.shape[-1], Kmm.device
-    largest = float(Kmm.diag().max()) if m else 0.0
-    L = torch.zeros((m, m), dtype=torch.float64, device=device)
-    keep = torch.zeros(0, dtype=torch.int64, device=device)
-    for idx in chunks(m, 1, device, PANEL):
-        block = Kmm.rows(idx, torch.cat([keep, idx]))
-        if not bool(torch.isfinite(block).all()):
-            return None
-        with count("factors", 0.0):
-            r = len(keep)
-            done = _eliminated(L[:r, :r], block[:, :r].clone())
-            order, corner = _pivoted(block[:, r:] - done @ done.mT, level * largest)
-            stop = r + len(order)
-            L[r:stop, :r], L[r:stop, r:stop] = done[order], corner
-            keep = torch.cat([keep, idx[order]])
-    rank = len(keep)
-    return (L if rank == m else L[:rank, :rank].contiguous()).mT, keep
-
-
-def _eliminated(L: Tensor, rows: Tensor) -> Tensor:
-    """rows L^-T in place, panel by panel (a solve with a part of a matrix would copy that part first)."""
-    for start in range(0, len(L), PANEL):
-        own = slice(start, min(len(L), start + PANEL))
-        rows[:, own].addmm_(rows[:, :start], L[own, :start].mT, alpha=-1.0)
-        rows[:, own] = torch.linalg.solve_triangular(L[own, own], rows[:, own].mT, upper=False).mT
-    return rows
-
-
-def _pivoted(matrix: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The pivots above the level, and the lower triangular Cholesky factor of the matrix at them."""
     from scipy.linalg.lapack import dpstrf  # type: ignore[attr-defined]
 
-    factor, order, rank, _ = dpstrf(matrix.cpu().numpy(), tol=level, lower=1)
-    if rank and factor[0, 0] ** 2 <= level:  # LAPACK takes any positive number for its first pivot
-        rank = 0
-    corner = torch.from_numpy(factor[:rank, :rank]).tril().to(matrix.device)
-    return torch.from_numpy(order[:rank].astype("int64") - 1).to(matrix.device), corner
+    m = Kmm.shape[-1]
+    buffer = torch.empty((m, m), dtype=torch.float64)
+    for rows in chunks(m, m, Kmm.device):
+        buffer[int(rows[0]) : int(rows[-1]) + 1] = Kmm.rows(rows)
+    largest = float(buffer.diagonal().max())
+    # sums are not finite if an entry is not, or if the entries are of no use anyway
+    if not bool(torch.isfinite(buffer.sum(0)).all()):
+        return None
+    with count("factors", 0.0):
+        # the transposed view is the order of entries that LAPACK expects, so it works in place
+        factor, order, rank, _ = dpstrf(buffer.numpy().T, tol=level * largest, lower=0, overwrite_a=1)
+        rank = rank if largest > 0 else 0
+        lower = torch.from_numpy(factor.T).tril_()
+        lower = lower if rank == m else lower[:rank, :rank].contiguous()
+    return lower.to(Kmm.device).mT, torch.from_numpy(order[:rank].astype("int64") - 1).to(Kmm.device)
 
 
 def gram(blocks: Iterable[Tensor], T: Tensor, dtype: torch.dtype) -> Tensor:

@@ -71,7 +71,7 @@ class Iteration:
             x = upper(self.T, self.C.solve(s.x))
         found = replace(s, x=x, method="InducingPoints", products=s.products + 1)
         if callback is None:
-            judge(found, self.on_fail, stacklevel=6, what="gradient of a solve: ")
+            judge(found, self.on_fail, stacklevel=4, what="gradient of a solve: ")
         return found
 
     def _finish(self, B: Whitened, rhs: Tensor, s: Solution, callback: Any) -> Solution:

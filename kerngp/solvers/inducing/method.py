@@ -32,8 +32,8 @@ from ...errors import OptionError, ShapeError
 from ..cg import CG
 from ..checks import columns
 from ..meter import Meter, metering
-from ..operator import Dense, LinearOperator, cast
-from ..solution import Note, Progress, Report, Solution, Status
+from ..operator import Dense, cast
+from ..solution import Note, Progress, Solution, Status
 from ..solve import ON_FAIL, judge, solve
 from ..watch import Watch
 from .centers import choose_centers, effective_dimension, enough, given_centers
@@ -167,15 +167,19 @@ class InducingPoints:
         """
         if on_fail not in ON_FAIL:
             raise OptionError(f"on_fail={on_fail!r}: expected one of {ON_FAIL}.")
-        task = _Task(self, kernel, X, y, alpha, sample_weight, on_fail)
         with metering() as meter, Watch(callback, self.time_limit) as watch:
+            task = _Task(self, kernel, X, y, alpha, sample_weight, on_fail)
             found = task.run(x0, _Guard(watch), meter)
         judge(found, on_fail, stacklevel=3)
         return found
 
 
 class _Ended(Exception):
-    """The watch ended a preparation."""
+    """A preparation has no result."""
+
+    def __init__(self, status: Status):
+        super().__init__(status.name)
+        self.status = status
 
 
 class _Guard:
@@ -191,8 +195,8 @@ class _Guard:
 
     def halting(self, progress: Progress) -> None:
         """The same for a preparation."""
-        if self(progress):
-            raise _Ended
+        if self(progress) and self.verdict is not None:
+            raise _Ended(self.verdict)
 
 
 class _Task:
@@ -205,42 +209,35 @@ class _Task:
         self.X, self.kind_x, self.kind = adopt("X", X), kind_of(X), kind_of(y)
         if self.X.dim() != 2 or self.X.shape[0] == 0:
             raise ShapeError(f"X has shape {tuple(self.X.shape)}; expected (n, D) with n of at least 1.")
-        self.alpha = _alphas(alpha, self.X.device)
-        n = len(self.X)
+        n, self.alpha = len(self.X), adopt("alpha", alpha, dtype=torch.float64, device=self.X.device)
         self.y, self.vector = columns("y", y, (n, n), None, self.X.device)
+        refuse("a solve on inducing points", (self.X, self.y, self.alpha))
+        _check_alpha(self.alpha)
         self.w = _weights(w, self.X)
         self.choice: list[str] = []
         self.notes: list[Note] = []
         self.Z = self._centers()
-        given = (self.X, self.y, self.w, self.alpha, self.Z, *self._probe().tensors)
+        probe = kernel(self.X[:1], self.Z[:1])  # to see what the kernel is made of
+        self.stored = isinstance(probe, Dense)
+        given = (self.X, self.y, self.w, self.alpha, self.Z, *probe.tensors)
         refuse("a solve on inducing points", given)
         self.differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-
-    @torch.no_grad()
-    def _probe(self) -> LinearOperator:
-        """A small matrix of the kernel, to see what it is made of."""
-        with torch.enable_grad():
-            return self.kernel(self.X[:1], self.Z[:1])
 
     # ------------------------------------------------------------ decisions
 
     def _centers(self) -> Tensor:
-        how, seed, limit = self.method.centers, self.method.random_state, _options.current().memory_limit
-        n, p = len(self.X), self.alpha.numel()
+        method, limit = self.method, _options.current().memory_limit
+        n, how = len(self.X), method.centers
+        given = None if isinstance(how, str) else given_centers(how, self.X)
         with torch.no_grad():
-            if not isinstance(how, str):
-                Z = given_centers(how, self.X)
-                m = len(Z)
-            else:
-                m = min(n, self.method.n_centers or self._number(limit))
-            need = memory(
-                n, self.X.shape[1], self.y.shape[-1], m, alphas=p,
-                preconditioner=self.method.preconditioner, memory_limit=limit,
-            )  # fmt: skip
-            check_memory(need, n, m, limit)
-            if isinstance(how, str):
-                rows = choose_centers(self.kernel, self.X, m, how, seed)
-        return given_centers(how, self.X) if not isinstance(how, str) else self.X[rows]
+            m = min(n, method.n_centers or self._number(limit)) if given is None else len(given)
+            sizes = (n, self.X.shape[1], self.y.shape[-1], m)
+            kind, p = method.preconditioner, self.alpha.numel()
+            check_memory(memory(*sizes, alphas=p, preconditioner=kind, memory_limit=limit), n, m, limit)
+            if given is not None:
+                return given
+            rows = choose_centers(self.kernel, self.X, m, how, method.random_state)
+        return self.X[rows]
 
     def _number(self, limit: int) -> int:
         n = len(self.X)
@@ -250,7 +247,8 @@ class _Task:
         if d is None:
             seen = "the effective dimension is more than a subsample shows"
         else:
-            seen = f"the effective dimension is about {d:.0f} at alpha={least:.3g}, for which {enough(d):,} are enough"
+            wanted = f"for which {enough(d):,} are enough"
+            seen = f"the effective dimension is about {d:.0f} at alpha={least:.3g}, {wanted}"
         m = most if d is None else min(most, enough(d))
         self.choice.append(
             f"{m:,} centres: at most {most:,} (10 sqrt(n) within half of the memory_limit of "
@@ -262,11 +260,9 @@ class _Task:
         form = self.method.form
         if form == "auto":  # a kernel that stores its matrices is better asked for blocks of them
             n, D = self.X.shape
-            stored = isinstance(self._probe(), Dense)
-            form = (
-                "normal" if stored else choose_form(n, D, len(self.Z), self.y.shape[-1] * self.alpha.numel())
-            )
-            why = "the kernel stores its matrices" if stored else "fewer operations"
+            targets = self.y.shape[-1] * self.alpha.numel()
+            form = "normal" if self.stored else choose_form(n, D, len(self.Z), targets)
+            why = "the kernel stores its matrices" if self.stored else "fewer operations"
             self.choice.append(f"form {form!r}: {why}.")
         return form
 
@@ -293,9 +289,8 @@ class _Task:
             wy = H.w.unsqueeze(-1) * y.double()
             try:
                 iteration, rhs = self._prepare(H, T, form, wy, guard)
-            except _Ended:
-                assert guard.verdict is not None
-                return self._without(guard.verdict, Z, form, start, meter)
+            except _Ended as ended:
+                return self._without(ended.status, Z, form, start, meter)
             if rhs is None:
                 rhs = H.K.T.matmul(wy, exact=True)
             found = solve(H, rhs, iteration, x0=start, callback=guard, on_fail="ignore")
@@ -305,8 +300,8 @@ class _Task:
 
     def _equations(self, X: Tensor, Z: Tensor) -> NormalEquations:
         """The system, in float64."""
-        stored = isinstance(self._probe(), Dense)
-        K = Blocks(self.kernel, X, Z) if stored and not self.differentiated else self.kernel(X, Z)
+        blocks = self.stored and not self.differentiated
+        K = Blocks(self.kernel, X, Z) if blocks else self.kernel(X, Z)
         w, alpha = (t if self.differentiated else t.detach() for t in (self.w, self.alpha))
         return NormalEquations(K, self.kernel(Z, Z), w, alpha)
 
@@ -327,6 +322,8 @@ class _Task:
             work = self._working_dtype(H)
             rows = Rows(cast(H.K, work), H.w, numbers, guard.halting)
             S = estimate(method.preconditioner, rows, T, method.random_state + 1, work)
+        if not bool(torch.isfinite(S.diagonal()).all()):
+            raise _Ended(Status.nan)
         C = whiten(S, H.alpha)
         return Iteration(method.tol, method.max_iter, T, C, G, quick, self.on_fail), rhs
 
@@ -352,7 +349,7 @@ class _Task:
         x = torch.zeros(shape, dtype=torch.float64, device=Z.device) if start is None else start
         norms = x.new_full((*self.alpha.shape, shape[-1]), 0.0 if status is Status.converged else 1.0)
         if status is Status.nan:
-            x, norms = x.fill_(torch.nan), norms.fill_(torch.nan)
+            x, norms = torch.full_like(x, torch.nan), torch.full_like(norms, torch.nan)
         return self._delivered(
             Solution(x, status, 0, norms, norms[None], 0, "InducingPoints"), Z, form, meter
         )
@@ -375,13 +372,12 @@ class _Task:
         return replace(s, report=report, extra=extra, **found)
 
 
-def _alphas(alpha: Any, device: torch.device) -> Tensor:
-    t = adopt("alpha", alpha, dtype=torch.float64, device=device)
-    if t.dim() > 1 or t.numel() == 0:
-        raise ShapeError(f"alpha has shape {tuple(t.shape)}; expected a number or (p,) of them.")
-    if not bool((t.detach() >= 0).all()) or not bool(torch.isfinite(t.detach()).all()):
-        raise OptionError(f"alpha={alpha!r}: expected a number of at least 0.")
-    return t
+def _check_alpha(alpha: Tensor) -> None:
+    if alpha.dim() > 1 or alpha.numel() == 0:
+        raise ShapeError(f"alpha has shape {tuple(alpha.shape)}; expected a number or (p,) of them.")
+    values = alpha.detach()
+    if not bool(((values >= 0) & torch.isfinite(values)).all()):
+        raise OptionError(f"alpha={values.tolist()}: expected finite numbers of at least 0.")
 
 
 def _weights(sample_weight: Any, X: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 **Form.** Floating-point operations per row and centre:
 
-    normal   D + 12 + 400 + 3 m      400: writing and reading an entry; 3 m: solve, half a product, in float64
+    normal   D + 12 + 400 + 3 m      400: to write and read an entry; 3 m: solve, half a product
     fused    2 its (D + 12 + 2 E) + (4 m / n) normal
-                                     D features, E targets (for each alpha), 12 for the exponential and the sums
+                                     D features, E targets (for each alpha), 12 for exponential and sums
 """
 
 from __future__ import annotations
@@ -109,11 +109,12 @@ def check_memory(need: Memory, rows: int, centers: int, memory_limit: int) -> No
         With the numbers.
     """
     if need.dense > memory_limit:
+        gib = {name: f"{n / 2**30:.2f}" for name, n in vars(need).items()}
         raise OptionError(
-            f"{centers:,} inducing points for {rows:,} rows need {need.dense / 2**30:.2f} GiB (matrices over the "
-            f"centers {need.matrices / 2**30:.2f}, blocks of rows {need.blocks / 2**30:.2f}), but the "
-            f"memory_limit is {memory_limit / 2**30:.2f} GiB: use fewer n_centers (None chooses), or raise the "
-            "limit with kerngp.options.options(memory_limit=...)."
+            f"{centers:,} inducing points for {rows:,} rows need {need.dense / 2**30:.2f} GiB (matrices over "
+            f"the centers {gib['matrices']}, blocks of rows {gib['blocks']}), more than the memory_limit of "
+            f"{memory_limit / 2**30:.2f} GiB: use fewer n_centers, or raise the limit with "
+            "kerngp.options.options(memory_limit=...)."
         )
 
 
