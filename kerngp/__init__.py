@@ -29,7 +29,7 @@ _NAMES = {
     "test_numpy_bindings": "install.checks",
     "test_torch_bindings": "install.checks",
 }
-_MODULES = ("config", "engine", "errors", "models", "numpy", "options", "solvers", "torch")
+_MODULES = ("config", "datasets", "engine", "errors", "models", "numpy", "options", "solvers", "torch")
 
 default_device_id = 0  # the GPU of data in the computer's memory, as KeOps counts them
 

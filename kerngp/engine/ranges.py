@@ -242,6 +242,23 @@ class Ranges:
         """The part within two ranges, numbered from their starts."""
         return Ranges(self.i.clip(*rows, *columns), self.j.clip(*columns, *rows))
 
+    def take(self, rows: np.ndarray) -> Ranges:
+        """The structure of the rows ``rows`` in that order; columns stay as they are."""
+        i, columns = self.i, self.j.targets
+        target = np.searchsorted(i.targets[:, 0], rows, "right") - 1
+        inside = target >= 0
+        inside[inside] = rows[inside] < i.targets[target[inside], 1]
+        target = np.where(inside, target, -1)
+        start = np.flatnonzero(np.diff(target, prepend=-2))  # runs of rows with the same ranges
+        runs = np.stack([start, np.append(start[1:], len(rows))], 1)
+        runs, target = runs[target[start] >= 0], target[start][target[start] >= 0]
+        # what a row meets is made of whole ranges of j as seen from j
+        count = np.diff(i.starts)[target]
+        source = _expand(i.starts[:-1][target], count)
+        first, last = (np.searchsorted(columns[:, 0], i.sources[source, k]) for k in (0, 1))
+        owner = np.repeat(np.arange(len(runs)), count)
+        return Ranges.from_pairs(runs, columns, np.repeat(owner, last - first), _expand(first, last - first))
+
     # as KeOps's tuple
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -272,6 +289,11 @@ def _of_arrays(arrays: list[np.ndarray]) -> Ranges:
             "both halves must hold the same blocks."
         )
     return Ranges(i, j)
+
+
+def _expand(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The numbers first[k], ..., first[k] + count[k] - 1, for each k after the other."""
+    return np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
 
 
 def _length(ranges: np.ndarray) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import OptionError
 from ..solvers.inducing.plan import check_memory, choose_form, memory, most_centers
+from ..solvers.preconditioners.rpcholesky import default_rank
 from .ridge_data import bytes_text
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
@@ -65,11 +65,6 @@ class RidgePlan:
             f"solver={self.solver}{extra} ({self.reason}); memory {bytes_text(self.memory)}, {work}, "
             f"{self.pairs:.2g} kernel values"
         )
-
-
-def default_rank(rows: int, memory_limit: int) -> int:
-    """2 sqrt(N), at least 100, as long as the factor stays below a quarter of the memory limit."""
-    return max(1, min(rows, max(100, round(2 * math.sqrt(rows))), memory_limit // 4 // (8 * rows)))
 
 
 def make_plan(

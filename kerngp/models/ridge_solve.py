@@ -193,10 +193,8 @@ def _by_alpha(
 
 def _cholesky(A: LinearOperator, Y: Tensor) -> tuple[Tensor, Solution]:
     """The direct solve; a singular matrix is solved in the least squares sense, as in scikit-learn."""
-    s = solve(A, Y, Cholesky(), on_fail="ignore")
-    if s.status is Status.converged and float(s.residual_norms.max()) <= SINGULAR_RESIDUAL:
-        return s.x, s
-    if s.status is Status.nan:
+    s = solve(A, Y, Cholesky(SINGULAR_RESIDUAL), on_fail="ignore")
+    if s.status in (Status.converged, Status.nan):
         return s.x, s
     warnings.warn(
         "Singular matrix in solving dual problem. Using least-squares solution instead. "
@@ -216,7 +214,7 @@ def _cholesky(A: LinearOperator, Y: Tensor) -> tuple[Tensor, Solution]:
 
 def _judge(s: Solution, plan: RidgePlan) -> None:
     """Turn an unfinished solve into scikit-learn's warning, an impossible one into an error."""
-    if plan.solver == "cholesky" and s.status is Status.indefinite:
+    if plan.solver == "cholesky" and s.status in (Status.indefinite, Status.stagnated):
         return  # least squares took over, with its own warning
     if s.status is Status.nan or not bool(torch.isfinite(s.x).all()):
         raise SolveError(

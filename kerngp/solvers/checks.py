@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from ..engine.arrays import adopt, dtype_name, is_number
 from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
@@ -65,6 +66,13 @@ def require_square(A: LinearOperator, what: str) -> None:
     """Raise unless A has as many rows as columns."""
     if A.shape[-1] != A.shape[-2]:
         raise ShapeError(f"{what} needs a square operator, got {A.shape[-2]} x {A.shape[-1]}.")
+
+
+def everywhere(condition: Tensor) -> bool:
+    """Whether a condition holds in all entries, and in all systems of a `torch.vmap`."""
+    while is_functorch_wrapped_tensor(condition):
+        condition = get_unwrapped(condition)
+    return bool(condition.all())
 
 
 def indices(name: str, idx: Any, n: int, device: torch.device) -> Tensor:

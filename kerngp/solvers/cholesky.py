@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,12 @@ class Cholesky:
     positive definite to working precision ends with status ``indefinite`` and x = NaN: nothing is
     ever added to the diagonal behind the caller's back. Needs 16 N^2 bytes and N^3 / 3 operations.
 
+    Parameters
+    ----------
+    tol : float
+        On |b - A x| / |b|, for every column, of x as it is returned. A solve that misses it, because the
+        matrix is nearly singular or x was rounded to float32, ends with status ``stagnated``.
+
     Examples
     --------
     >>> import torch
@@ -31,6 +37,12 @@ class Cholesky:
     >>> solve(A, torch.tensor([6.0, 5.0]), Cholesky()).x
     tensor([1., 1.])
     """
+
+    tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tol < 1:
+            raise OptionError(f"tol={self.tol!r}: expected a number between 0 and 1, such as 1e-6.")
 
     def run(
         self,
@@ -53,12 +65,14 @@ class Cholesky:
             finite = bool(torch.isfinite(B).all()) and bool(torch.isfinite(matrix).all())
             if not finite:
                 return self._solution(nothing, b, B, matrix, Status.nan)
-            L, info = torch.linalg.cholesky_ex(matrix)
-            if bool((info != 0).any()):
-                first = int(info[info != 0].reshape(-1)[0])
-                detail = f"the leading block of {first} rows is not positive definite"
+            L, detail = factorise(matrix)
+            if L is None:
                 return self._solution(nothing, b, B, matrix, Status.indefinite, detail)
-            return self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
+            found = self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
+            if bool((found.residual_norms <= self.tol).all()):
+                return found
+            finite = bool(torch.isfinite(found.x).all())
+            return replace(found, status=Status.stagnated if finite else Status.nan)
 
     @staticmethod
     def check_memory(A: LinearOperator) -> None:
@@ -87,3 +101,12 @@ class Cholesky:
         norms = (B - matrix @ x.double()).norm(dim=-2) / torch.where(size > 0, size, torch.ones_like(size))
         history = torch.stack([torch.ones_like(norms), norms])
         return Solution(x, status, 1, norms, history, products=1, method="Cholesky", detail=detail)
+
+
+def factorise(matrix: Tensor) -> tuple[Tensor | None, str]:
+    """L with A = L L', in the dtype of the matrix; None, and why, if that is not positive definite."""
+    L, info = torch.linalg.cholesky_ex(matrix)
+    if not bool((info != 0).any()):
+        return L, ""
+    first = int(info[info != 0].reshape(-1)[0])
+    return None, f"the leading block of {first} rows is not positive definite"

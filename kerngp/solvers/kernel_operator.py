@@ -20,8 +20,9 @@ from ..engine.plan import Output, measure, shapes_of
 from ..engine.ranges import Ranges
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
-from .checks import Scalar
-from .operator import LinearOperator, _unique
+from .checks import Scalar, everywhere
+from .operator import LinearOperator, Remake, _unique
+from .selected import Selected
 
 Tensor = torch.Tensor
 
@@ -155,6 +156,48 @@ class KernelOperator(LinearOperator):
             return block.squeeze(-2)[..., :, k, c]
         return block.reshape(*self.shape[:-2], len(i), n * q)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        (p, q), s = self.blocks, idx.shape[-1]
+        i = idx if p == 1 else idx // p
+        args = tuple(_gathered(self.formula, self.args, i, exact))
+        block = entries(self.formula, args, sizes=(s, s), options=self.options)  # (*batch, B, s, s, p q)
+        block = self._in_ranges(block, i.unsqueeze(-1), i.unsqueeze(-2))
+        block = block.expand(*self.shape[:-2], len(idx), s, s, p * q)
+        if p == 1:
+            return block.squeeze(-1)
+        component = (idx % p * q).unsqueeze(-1) + (idx % p).unsqueeze(-2)
+        return block.gather(-1, component.unsqueeze(-1).expand(*block.shape[:-1], 1)).squeeze(-1)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        (p, q), same = self.blocks, rows is cols
+        i, a = _whole(rows, p)
+        j, c = (i, a) if same and p == q else _whole(cols, q)
+        sub = self._at_points(i, j, same)
+        if a is None and c is None:
+            return sub
+        everything = [torch.arange(n, device=self.device) for n in sub.shape[-2:]]
+        return Selected(sub, everything[0] if a is None else a, everything[1] if c is None else c)
+
+    def _at_points(self, i: Tensor | None, j: Tensor | None, same: bool) -> KernelOperator:
+        """The matrix between points i and points j; None stands for all."""
+        picked: dict[tuple[int, int], Tensor] = {}  # equal arguments stay equal
+        args, ranges = list(self.args), self.ranges
+        for v in variables(self.formula):
+            k, _, axis = v.attr
+            index = {"i": i, "j": j}.get(axis)
+            if index is not None:
+                key = (id(args[k]), id(index))
+                if key not in picked:
+                    picked[key] = args[k].index_select(-2, index)
+                args[k] = picked[key]
+        if ranges is not None:
+            ranges = ranges if i is None else ranges.take(i.cpu().numpy())
+            ranges = ranges if j is None else ranges.swap_axes().take(j.cpu().numpy()).swap_axes()
+        M, N = self.sizes
+        sizes = (M if i is None else len(i), N if j is None else len(j))
+        tags: dict[str, Any] = {"symmetric": self.symmetric and same, "psd": self.psd and same}
+        return self._like(self.formula, args, sizes=sizes, ranges=ranges, **tags)
+
     def _in_ranges(self, values: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """Values (..., p q) at pairs of points, with 0 outside of the ranges."""
         if self.ranges is None:
@@ -166,10 +209,10 @@ class KernelOperator(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique(self.args)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> KernelOperator:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return self._like(self.formula, [new[id(a)] for a in self.args])
+    def remade(self, new: Remake) -> KernelOperator:
+        """See `LinearOperator.remade`."""
+        core = {v.attr[0]: 1 if v.attr[2] == "p" else 2 for v in variables(self.formula)}
+        return self._like(self.formula, [new(a, core.get(k, a.dim())) for k, a in enumerate(self.args)])
 
     # ------------------------------------------------------------ sums and multiples are formulas again
 
@@ -189,7 +232,19 @@ class KernelOperator(LinearOperator):
         if isinstance(alpha, float) and alpha == 1.0:
             return self
         f = Pm(len(self.args), 1) * self.formula
-        return self._like(f, (*self.args, value), psd=self.psd and bool(value.detach() >= 0))
+        return self._like(f, (*self.args, value), psd=self.psd and everywhere(value.detach() >= 0))
+
+
+def _whole(index: Tensor | None, p: int) -> tuple[Tensor | None, Tensor | None]:
+    """The points whose groups of p rows hold ``index``, and where in those rows; None: all, in order."""
+    if index is None or p == 1:
+        return index, None
+    points = index[::p] // p
+    rows = points[:, None] * p + torch.arange(p, device=index.device)
+    if torch.equal(rows.reshape(-1), index):
+        return points, None
+    points, place = torch.unique(index // p, return_inverse=True)
+    return points, place * p + index % p
 
 
 def product_formula(f: Expr, blocks: tuple[int, int], E: int, index: int) -> Expr:
@@ -231,6 +286,15 @@ def _take(f: Expr, args: Sequence[Tensor], axis: str, index: Tensor) -> tuple[Te
         if v.attr[2] == axis:
             out[v.attr[0]] = args[v.attr[0]].index_select(-2, index)
     return tuple(out)
+
+
+def _gathered(f: Expr, args: Sequence[Tensor], idx: Tensor, exact: bool) -> list[Tensor]:
+    """The arguments of many small blocks: rows ``idx`` of shape (B, s), B being a batch axis."""
+    out = list(args)
+    for v in variables(f):
+        k, _, axis = v.attr
+        out[k] = args[k].unsqueeze(-2) if axis == "p" else args[k][..., idx, :]
+    return [a.double() for a in out] if exact else out
 
 
 def _entries(

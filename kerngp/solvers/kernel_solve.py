@@ -14,11 +14,12 @@ from ..engine.ops import concat, value_of, zero
 from ..engine.ranges import Ranges
 from ..errors import FormulaError, OptionError, ShapeError
 from .cg import CG
-from .checks import require_square
+from .checks import everywhere, require_square
 from .kernel_operator import KernelOperator
 from .operator import LinearOperator, identity
+from .resolve import Recipe
 from .solution import Progress
-from .solve import Recipe, solve
+from .solve import solve
 
 Tensor = torch.Tensor
 
@@ -61,7 +62,7 @@ def kernel_solve(
     tensor([1., 2.])
     """
     require_square(K, "kernel_solve")
-    if not alpha >= 0:
+    if not everywhere(torch.as_tensor(alpha).detach() >= 0):
         raise OptionError(f"alpha={alpha!r}: expected a number of at least 0.")
     A = K + alpha * identity(K.shape[-1], device=K.device)
     method = CG(tol=eps, max_iter=max_iter)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..engine.arrays import adopt, dtype_name, is_array, is_number, kind_of, restore
-from ..errors import DeviceError, DTypeError, FormulaError, ShapeError
-from .checks import NUMPY_DTYPES, Scalar, columns, indices, require_square, scalar
+from ..errors import BackendUnavailable, DeviceError, DTypeError, FormulaError, ShapeError
+from .checks import NUMPY_DTYPES, Scalar, columns, everywhere, indices, require_square, scalar
 from .meter import count
 
 Tensor = torch.Tensor
+Remake = Callable[[Tensor, int], Tensor]
 
 
 class LinearOperator(ABC):
@@ -80,9 +81,26 @@ class LinearOperator(ABC):
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors the entries depend on, each once."""
 
-    @abstractmethod
+    def remade(self, new: Remake) -> LinearOperator:
+        """The same operator with every tensor t replaced by ``new(t, core)``.
+
+        ``core`` is the number of its last axes that are not batch axes: 0 for a number, 1 for a diagonal,
+        2 for a matrix or for points. What is new may have more batch axes in front.
+        """
+        raise BackendUnavailable(
+            f"torch.vmap over the tensors of a {type(self).__name__} is not defined: it has no method "
+            "`remade`. Solve the systems one by one."
+        )
+
     def with_tensors(self, tensors: Sequence[Tensor]) -> LinearOperator:
         """The same operator made of other tensors, given in the order of `tensors`."""
+        given = dict(zip(map(id, self.tensors), tensors, strict=True))
+        return self.remade(lambda t, core: given[id(t)])
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        """Entries (*batch, B, s, s) at idx x idx, for idx of shape (B, s); float64 if ``exact``."""
+        A = cast(self, torch.float64) if exact else self
+        return torch.stack([A._rows(i, i) for i in idx], -3)
 
     # ------------------------------------------------------------ what follows from it
 
@@ -150,10 +168,54 @@ class LinearOperator(ABC):
         with count("rows", math.prod(self.shape[:-2]) * len(rows) * width):
             return self._rows(rows, picked)
 
+    def submatrices(self, idx: Tensor, *, exact: bool = False) -> Tensor:
+        """Many small submatrices, A[idx_k, idx_k] for each k.
+
+        Parameters
+        ----------
+        idx : int64 tensor of shape (B, s), B >= 1
+        exact : bool
+            In float64, from the tensors that the operator is made of.
+
+        Returns
+        -------
+        Tensor of shape (*batch, B, s, s)
+        """
+        require_square(self, "submatrices()")
+        with count("rows", math.prod(self.shape[:-2]) * idx.numel() * idx.shape[-1]):
+            return self._submatrices(idx, exact)
+
     def dense(self) -> Tensor:
         """All entries, a tensor of shape (*batch, M, N)."""
         with count("rows", math.prod(self.shape)):
             return self._rows(torch.arange(self.shape[-2], device=self.device), None)
+
+    def submatrix(self, rows: Any = None, cols: Any = None) -> LinearOperator:
+        """The operator of some rows and columns, in the order given; None stands for all.
+
+        Its products cost what its own size says: solvers that work block by block multiply with
+        ``A.submatrix(rows)``. A principal submatrix of a symmetric operator is symmetric.
+
+        Parameters
+        ----------
+        rows, cols : vectors of integers or slices, optional
+
+        Raises
+        ------
+        ShapeError
+
+        Examples
+        --------
+        >>> import torch
+        >>> Dense(torch.eye(3)).submatrix([2, 0]).dense()
+        tensor([[0., 0., 1.],
+                [1., 0., 0.]])
+        """
+        i = None if rows is None else indices("rows", rows, self.shape[-2], self.device)
+        j = None if cols is None else indices("cols", cols, self.shape[-1], self.device)
+        if i is None and j is None:
+            return self
+        return self._submatrix(i, i if i is not None and j is not None and torch.equal(i, j) else j)
 
     def matvec(self, b: Any) -> Any:
         """SciPy's name for the product with a vector; other dtypes are converted to the operator's."""
@@ -182,6 +244,12 @@ class LinearOperator(ABC):
     def _scale(self, alpha: Scalar) -> LinearOperator | None:
         """alpha * self as one operator of a simpler kind, or None."""
         return None
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        """See `submatrix`; one of the two is given, and equal ones are the same tensor."""
+        from .selected import Selected
+
+        return Selected(self, rows, cols)
 
     def __matmul__(self, b: Any) -> Any:
         if isinstance(b, LinearOperator):
@@ -329,7 +397,7 @@ def as_operator(A: Any) -> LinearOperator:
     if t.dim() < 2:
         raise ShapeError(f"A has shape {tuple(t.shape)}; expected an operator or a matrix (*batch, M, N).")
     square = t.shape[-1] == t.shape[-2]
-    return Dense(t, symmetric=square and bool(torch.equal(t.detach(), t.detach().mT)))
+    return Dense(t, symmetric=square and everywhere(t.detach() == t.detach().mT))
 
 
 def _unique(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -372,13 +440,26 @@ class Dense(LinearOperator):
         rows = self.matrix[..., idx, :]
         return rows if cols is None else rows[..., cols]
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        found = self.matrix[..., idx.unsqueeze(-1), idx.unsqueeze(-2)]
+        return found.double() if exact else found
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Dense:
+        m = self.matrix if rows is None else self.matrix[..., rows, :]
+        same = rows is cols
+        return Dense(
+            m if cols is None else m[..., cols],
+            symmetric=self.symmetric and same,
+            psd=self.psd and same,
+        )
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.matrix,)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Dense:
-        """See `LinearOperator.with_tensors`."""
-        return Dense(tensors[0], symmetric=self.symmetric, psd=self.psd)
+    def remade(self, new: Remake) -> Dense:
+        """See `LinearOperator.remade`."""
+        return Dense(new(self.matrix, 2), symmetric=self.symmetric, psd=self.psd)
 
     def _merge(self, other: LinearOperator) -> LinearOperator | None:
         if not isinstance(other, Dense):
@@ -413,7 +494,7 @@ class Diagonal(LinearOperator):
             raise ShapeError(f"values has shape {tuple(v.shape)}; expected ({n},) or a number.")
         size = n if n is not None else v.shape[-1]
         self.shape, self.torch_dtype, self.device = (*v.shape[:-1], size, size), v.dtype, v.device
-        self.symmetric, self.psd = True, bool((v.detach() >= 0).all())
+        self.symmetric, self.psd = True, everywhere(v.detach() >= 0)
 
     def _full(self) -> Tensor:
         return self.values.expand(*self.shape[:-1])
@@ -431,13 +512,29 @@ class Diagonal(LinearOperator):
         cols = torch.arange(self.shape[-1], device=self.device) if cols is None else cols
         return (idx.unsqueeze(-1) == cols) * self._full()[..., idx].unsqueeze(-1)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        values = self._full().double() if exact else self._full()
+        return (idx.unsqueeze(-1) == idx.unsqueeze(-2)) * values[..., idx].unsqueeze(-1)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        if rows is not None and rows is cols and len(rows.unique()) == len(rows):
+            return Diagonal(self._full()[..., rows])
+        return super()._submatrix(rows, cols)
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.values,)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Diagonal:
-        """See `LinearOperator.with_tensors`."""
-        return Diagonal(tensors[0], n=self.shape[-1])
+    def remade(self, new: Remake) -> Diagonal:
+        """See `LinearOperator.remade`."""
+        return Diagonal(_remade_values(self.values, new), n=self.shape[-1])
+
+
+def _remade_values(values: Tensor, new: Remake) -> Tensor:
+    """A diagonal; one number that has become a batch of numbers gets an axis for the rows."""
+    core = min(1, values.dim())
+    found = new(values, core)
+    return found.unsqueeze(-1) if found.dim() > core == 0 else found
 
 
 class AddedDiagonal(LinearOperator):
@@ -478,16 +575,23 @@ class AddedDiagonal(LinearOperator):
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
         return self.base._rows(idx, cols) + self._diagonal()._rows(idx, cols)
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        dtype = torch.float64 if exact else self.torch_dtype
+        d = Diagonal(self.values.to(dtype), n=self.shape[-1])
+        return self.base._submatrices(idx, exact) + d._submatrices(idx, exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        base = self.base._submatrix(rows, cols)
+        part = Diagonal(self.values, n=self.shape[-1])._submatrix(rows, cols)
+        return AddedDiagonal(base, part.values) if isinstance(part, Diagonal) else Sum((base, part))
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.values))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> AddedDiagonal:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return AddedDiagonal(
-            self.base.with_tensors([new[id(t)] for t in self.base.tensors]), new[id(self.values)]
-        )
+    def remade(self, new: Remake) -> AddedDiagonal:
+        """See `LinearOperator.remade`."""
+        return AddedDiagonal(self.base.remade(new), _remade_values(self.values, new))
 
 
 class Sum(LinearOperator):
@@ -507,19 +611,24 @@ class Sum(LinearOperator):
         return Sum(tuple(t.T for t in self.terms))
 
     def _diag(self) -> Tensor:
-        return _total([t._diag() for t in self.terms])
+        return _total([t._diag().to(self.torch_dtype) for t in self.terms])
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        return _total([t._rows(idx, cols) for t in self.terms])
+        return _total([t._rows(idx, cols).to(self.torch_dtype) for t in self.terms])
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Sum:
+        return Sum(tuple(t._submatrix(rows, cols) for t in self.terms))
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        return _total([t._submatrices(idx, exact) for t in self.terms])
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique([t for term in self.terms for t in term.tensors])
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Sum:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return Sum(tuple(term.with_tensors([new[id(t)] for t in term.tensors]) for term in self.terms))
+    def remade(self, new: Remake) -> Sum:
+        """See `LinearOperator.remade`."""
+        return Sum(tuple(term.remade(new) for term in self.terms))
 
 
 class Scaled(LinearOperator):
@@ -532,32 +641,40 @@ class Scaled(LinearOperator):
             if isinstance(alpha, Tensor)
             else torch.tensor(alpha, dtype=torch.float64, device=base.device)
         )
-        self.shape, self.torch_dtype, self.device = base.shape, base.torch_dtype, base.device
-        self.symmetric, self.psd = base.symmetric, base.psd and bool(self.alpha.detach() >= 0)
+        batch = torch.broadcast_shapes(base.shape[:-2], self.alpha.shape)
+        self.shape, self.torch_dtype, self.device = (*batch, *base.shape[-2:]), base.torch_dtype, base.device
+        self.symmetric, self.psd = base.symmetric, base.psd and everywhere(self.alpha.detach() >= 0)
 
-    def _factor(self) -> Tensor:
-        return self.alpha.to(self.torch_dtype)
+    def _factor(self, axes: int, dtype: torch.dtype) -> Tensor:
+        """alpha, to multiply what has ``axes`` axes after those of the batch."""
+        return self.alpha[(..., *[None] * axes)].to(dtype)
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        return self.alpha.to(b.dtype) * self.base._matmul(b, exact)
+        return self._factor(2, b.dtype) * self.base._matmul(b, exact)
 
     def _transpose(self) -> Scaled:
         return Scaled(self.base.T, self.alpha)
 
     def _diag(self) -> Tensor:
-        return self._factor() * self.base._diag()
+        return self._factor(1, self.torch_dtype) * self.base._diag()
 
     def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        return self._factor() * self.base._rows(idx, cols)
+        return self._factor(2, self.torch_dtype) * self.base._rows(idx, cols)
+
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        factor = self.alpha.double() if exact else self._factor()
+        return factor * self.base._submatrices(idx, exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        return Scaled(self.base._submatrix(rows, cols), self.alpha)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.base.tensors, self.alpha))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Scaled:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        return Scaled(self.base.with_tensors([new[id(t)] for t in self.base.tensors]), new[id(self.alpha)])
+    def remade(self, new: Remake) -> Scaled:
+        """See `LinearOperator.remade`."""
+        return Scaled(self.base.remade(new), new(self.alpha, 0))
 
 
 def _total(parts: list[Tensor]) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from .operator import LinearOperator
+from .operator import LinearOperator, Remake
 
 Tensor = torch.Tensor
 CHUNK = 64  # entries of the diagonal taken at once
@@ -55,10 +53,23 @@ class Permuted(LinearOperator):
         k, l = torch.argsort(self.row_order), torch.argsort(self.column_order)  # noqa: E741
         return self.base._rows(k[idx], l if cols is None else l[cols])
 
+    def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
+        if not self.same:
+            return super()._submatrices(idx, exact)
+        return self.base._submatrices(torch.argsort(self.row_order)[idx], exact)
+
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
+        k = torch.argsort(self.row_order)
+        k = k if rows is None else k[rows]
+        if self.same and rows is cols:
+            return self.base._submatrix(k, k)
+        l = torch.argsort(self.column_order)  # noqa: E741
+        return self.base._submatrix(k, l if cols is None else l[cols])
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return self.base.tensors
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Permuted:
-        """See `LinearOperator.with_tensors`."""
-        return Permuted(self.base.with_tensors(tensors), self.row_order, self.column_order)
+    def remade(self, new: Remake) -> Permuted:
+        """See `LinearOperator.remade`."""
+        return Permuted(self.base.remade(new), self.row_order, self.column_order)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ..engine.autodiff import transpose
 from ..errors import DeviceError, DTypeError, ShapeError
 from .kernel_operator import KernelOperator
-from .operator import LinearOperator, _unique
+from .operator import LinearOperator, Remake, _unique
 
 Tensor = torch.Tensor
 BLOCK = 1 << 22  # numbers of a block of rows, where entries are needed
@@ -82,14 +80,16 @@ class Product(LinearOperator):
     ----------
     factors : tuple of LinearOperator
         Of matching shapes, one dtype and one device; the last one is applied first.
+    tags : (symmetric, psd), optional
+        Where they are known better than the factors show.
     """
 
-    def __init__(self, factors: tuple[LinearOperator, ...]):
-        self.factors = factors
+    def __init__(self, factors: tuple[LinearOperator, ...], tags: tuple[bool, bool] | None = None):
+        self.factors, self._tags = factors, tags
         batch = torch.broadcast_shapes(*(f.shape[:-2] for f in factors))
         self.shape = (*batch, factors[0].shape[-2], factors[-1].shape[-1])
         self.torch_dtype, self.device = factors[0].torch_dtype, factors[0].device
-        self.symmetric, self.psd = _tags(factors)
+        self.symmetric, self.psd = tags or _tags(factors)
 
     @property
     def entries(self) -> float:
@@ -119,12 +119,18 @@ class Product(LinearOperator):
             rows = f.T.matmul(rows.mT.contiguous()).mT
         return rows if cols is None else rows[..., cols]
 
+    def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> Product:
+        first, *middle, last = self.factors
+        first = first if rows is None else first._submatrix(rows, None)
+        last = last if cols is None else last._submatrix(None, cols)
+        same = rows is cols
+        return Product((first, *middle, last), (self.symmetric and same, self.psd and same))
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique([t for f in self.factors for t in f.tensors])
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Product:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        made = {id(f): f.with_tensors([new[id(t)] for t in f.tensors]) for f in self.factors}
-        return Product(tuple(made[id(f)] for f in self.factors))  # equal factors stay equal
+    def remade(self, new: Remake) -> Product:
+        """See `LinearOperator.remade`."""
+        made = {id(f): f.remade(new) for f in self.factors}
+        return Product(tuple(made[id(f)] for f in self.factors), self._tags)  # equal factors stay equal

@@ -107,6 +107,25 @@ class Certificate:
     kind: str
     reason: str = ""
 
+    def prediction_error(self, k_xx: Any) -> Any:
+        """What f(x) = sum_i k(x, x_i) alpha_i is off by at most, at points with the prior variances k(x, x).
+
+        |f*(x) - f(x)| <= sqrt(k(x, x)) |alpha* - alpha|_A, for A = K + alpha I with the kernel k: a guarantee
+        at every point if ``kind`` is "bound".
+
+        Parameters
+        ----------
+        k_xx : number or torch.Tensor
+            Broadcasts with ``error``; the largest one gives a bound that holds everywhere.
+
+        Examples
+        --------
+        >>> import torch
+        >>> Certificate(torch.tensor([0.5]), "bound").prediction_error(4.0)
+        tensor([1.])
+        """
+        return k_xx**0.5 * self.error
+
 
 @dataclass(frozen=True)
 class Report:
@@ -130,6 +149,8 @@ class Report:
     attainable : float, optional
         The relative residual below which rounding errors do not let it fall, estimated.
     notes : tuple of Note
+    tol : float, optional
+        The relative residual that was asked for.
     """
 
     choice: tuple[str, ...] = ()
@@ -141,6 +162,7 @@ class Report:
     suggested_alpha: float | None = None
     attainable: float | None = None
     notes: tuple[Note, ...] = ()
+    tol: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,3 +217,28 @@ class Solution:
             f"{self.method} ended with status {self.status.name} after {self.iterations} iterations, "
             f"relative residual {worst:.1e}{detail}: {self.status.value}"
         )
+
+    def explain(self) -> str:
+        """How the solve went, on one screen, as ``print`` shows it; see `kerngp.solvers.report.explain`."""
+        from .report import explain
+
+        return explain(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but x as plain data that JSON can hold; see `kerngp.solvers.report.to_dict`."""
+        from .report import to_dict
+
+        return to_dict(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The residuals of each column, drawn by matplotlib; see `kerngp.solvers.report.plot`."""
+        from .report import plot
+
+        return plot(self, ax)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def __repr__(self) -> str:
+        steps = f"{self.iterations} iteration{'' if self.iterations == 1 else 's'}"
+        return f"Solution({self.method}: {self.status.name}, {steps}, x of shape {tuple(self.x.shape)})"

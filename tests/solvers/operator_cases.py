@@ -114,6 +114,66 @@ class OperatorCase:
         cols = torch.tensor([1, 0, dense.shape[-1] - 1, 1])
         self.close(operator.rows(idx, cols), dense[..., idx, :][..., cols])
 
+    def test_submatrices(self):
+        operator, dense = self.pair()
+        n = min(dense.shape[-2:])
+        idx = torch.tensor([[0, n - 1, 1], [1, 1, 0]])
+        if dense.shape[-1] != dense.shape[-2]:
+            with pytest.raises(ShapeError, match="square"):
+                operator.submatrices(idx)
+            return
+        want = torch.stack([dense[..., i, :][..., i] for i in idx], -3)
+        self.close(operator.submatrices(idx), want)
+        exact = cast(operator, torch.float32).submatrices(idx, exact=True)
+        assert exact.dtype == torch.float64
+        # from the tensors as they are, not from entries in float32
+        self.close(exact, cast(cast(operator, torch.float32), torch.float64).submatrices(idx), 100)
+
+    def test_submatrix(self):
+        operator, dense = self.pair()
+        m, n = dense.shape[-2:]
+        rows, cols = [m - 1, 0, m // 2], torch.tensor([n - 1, 1, 0, n - 1])
+        meet = min(m, n)
+        both = [meet - 1, 0, meet // 2]
+        everything = slice(None)
+        choices = [(rows, None), (None, cols), (rows, cols), (both, both), (slice(1, 4), slice(0, 2))]
+        choices += [([0, 0, 1], [0, 0, 1]), (slice(0, m), slice(0, n)), ([0], [0])]
+        for i, j in choices:
+            part = operator.submatrix(i, j)
+            want = dense[..., everything if i is None else i, :][..., everything if j is None else j]
+            assert part.shape == tuple(want.shape)
+            assert part.torch_dtype == torch.float64
+            if part.symmetric:
+                self.close(want, want.mT)
+            if operator.symmetric and i is both:
+                assert (part.symmetric, part.psd) == (operator.symmetric, operator.psd)
+            self.close(part.dense(), want)
+            b = self.random(want.shape[-1], 2)
+            self.close(part @ b, want @ b, 10)
+            self.close(part.matmul(b, exact=True), want @ b, 10)
+            c = self.random(want.shape[-2], 2)
+            self.close(part.T @ c, want.mT @ c, 10)
+            self.close(part.rows([-1], [0]), want[..., [-1], :][..., [0]])
+            if want.shape[-1] == want.shape[-2]:
+                self.close(part.diag(), want.diagonal(dim1=-2, dim2=-1))
+            again = part.submatrix([0], [want.shape[-1] - 1, 0])
+            self.close(again.dense(), want[..., [0], :][..., [-1, 0]])
+        assert operator.submatrix() is operator
+        with pytest.raises(ShapeError, match="rows holds"):
+            operator.submatrix([m])
+
+    def test_submatrix_gradients(self):
+        operator = self.create()
+        tensors = tuple(t for t in operator.tensors if t.requires_grad)
+        if not tensors:
+            return
+        part = operator.submatrix([1, 0])
+        b, g = self.random(operator.shape[-1], 2), self.random(*part.shape[:-1], 2)
+        got = torch.autograd.grad((g * (part @ b)).sum(), tensors)
+        want = torch.autograd.grad((g * (self.evaluate(operator)[..., [1, 0], :] @ b)).sum(), tensors)
+        for one, other in zip(got, want, strict=True):
+            self.close(one, other, 100)
+
     def test_rows_out_of_range(self):
         operator, dense = self.pair()
         with pytest.raises(ShapeError, match="idx holds"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -346,8 +349,6 @@ def test_messages():
         CG(max_iter=1.5)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="on_fail='shout'"):
         solve(A, b, on_fail="shout")
-    with pytest.raises(OptionError, match="method is 'cg'"):
-        solve(A, b, "cg")  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match=r"b has shape \(3,\); the operator is 120 x 120"):
         solve(A, b[:3])
     with pytest.raises(ShapeError, match="x0 has shape"):
@@ -356,8 +357,8 @@ def test_messages():
         solve(Dense(torch.zeros(3, 4)), torch.ones(4))
     with pytest.raises(ShapeError, match="CG needs a symmetric operator"):
         solve(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.ones(2))
-    with pytest.raises(OptionError, match="preconditioner is a str"):
-        solve(A, b, preconditioner="jacobi")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="preconditioner is a Tensor"):
+        solve(A, b, preconditioner=b)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="preconditioner has shape"):
         solve(A, b, preconditioner=identity(3))
     with pytest.raises(DTypeError, match="b has dtype complex"):
@@ -377,7 +378,7 @@ def test_cholesky():
 
 def test_cholesky_computes_in_float64():
     A = spd(5.0)
-    s = solve(Dense(A.float(), psd=True), torch.ones(N), Cholesky())
+    s = solve(Dense(A.float(), psd=True), torch.ones(N), Cholesky(tol=1e-3))  # x is rounded to float32
     want = torch.linalg.solve(A.float().double(), torch.ones(N, dtype=F))
     assert s.x.dtype == torch.float32
     torch.testing.assert_close(s.x.double(), want, rtol=1e-6, atol=1e-7)
@@ -397,6 +398,16 @@ def test_cholesky_never_changes_the_matrix():
     assert singular.status is Status.indefinite
 
 
+def test_cholesky_claims_no_success_it_does_not_have():
+    A, b = Dense(spd(5.0).float(), psd=True), torch.ones(N)
+    s = solve(A, b, Cholesky(), on_fail="ignore")
+    assert s.status is Status.stagnated
+    assert float(s.residual_norms) > 1e-6
+    assert solve(A, b.double(), Cholesky(), on_fail="ignore").status is Status.converged
+    with pytest.raises(OptionError, match="tol=0"):
+        Cholesky(tol=0)
+
+
 def test_cholesky_nan():
     s = solve(Dense(torch.eye(3), psd=True), torch.tensor([1.0, math.nan, 1.0]), Cholesky(), on_fail="ignore")
     assert s.status is Status.nan
@@ -407,3 +418,163 @@ def test_cholesky_refuses_what_does_not_fit():
 
     with options(memory_limit=1 << 20), pytest.raises(OptionError, match="memory_limit"):
         solve(identity(1000), torch.ones(1000, dtype=F), Cholesky())
+
+
+# ---------------------------------------------------------------- clock, Ctrl-C
+
+
+def test_time_limit_returns_the_best_iterate():
+    A = spd(6.0)
+    b = torch.randn(N, 2, dtype=F)
+    slow = lambda p: time.sleep(0.01)  # noqa: E731
+    s = solve(Dense(A, psd=True), b, CG(tol=1e-12, time_limit=0.1), callback=slow, on_fail="ignore")
+    assert s.status is Status.time_limit
+    assert 1 <= s.iterations < 100
+    torch.testing.assert_close(s.residual_norms, true_residual(A, s.x, b), rtol=1e-6, atol=0)
+    at_once = solve(Dense(A, psd=True), b, CG(tol=1e-12, time_limit=0.0), on_fail="ignore")
+    assert at_once.status is Status.time_limit
+    assert at_once.iterations == 1
+    with pytest.raises(OptionError, match="time_limit=-1"):
+        CG(time_limit=-1)
+
+
+def test_ctrl_c_returns_the_best_iterate():
+    A, b = spd(6.0), torch.randn(N, dtype=F)
+    before = signal.getsignal(signal.SIGINT)
+    press = lambda p: p.iteration == 5 and os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    s = solve(Dense(A, psd=True), b, CG(tol=1e-12), callback=press)
+    assert s.status is Status.stopped
+    assert s.iterations == 5
+    assert bool(torch.isfinite(s.x).all())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---------------------------------------------------------------- long runs, stagnation
+
+
+@pytest.mark.parametrize("shape", ["even", "outliers", "two clusters"])
+def test_long_healthy_runs_are_not_ended_early(shape):
+    """The residual of CG may rise for hundreds of iterations; as long as the energy falls it is not stuck."""
+    n = 200
+    d = {
+        "even": torch.logspace(0, 5, n, dtype=F),
+        "outliers": torch.cat([torch.logspace(-2, 0, n // 2, dtype=F), torch.linspace(1e3, 1e4, n // 2)]),
+        "two clusters": torch.cat([1e-4 * torch.linspace(1, 30, n // 2), torch.linspace(1, 30, n // 2)]),
+    }[shape]
+    Q, _ = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(3), dtype=F))
+    b = torch.randn(n, 1, generator=torch.Generator().manual_seed(4), dtype=F)
+    s = solve(Dense((Q * d) @ Q.T, symmetric=True), b, CG(tol=1e-8, max_iter=20_000, patience=100))
+    assert s.status is Status.converged
+    assert s.iterations > 300
+
+
+def test_singular_matrix_ends():
+    """b is not in the range: no x has a small residual, and that must not take forever."""
+    d = torch.cat([torch.zeros(5, dtype=F), torch.linspace(1, 10, N - 5, dtype=F)])
+    Q, _ = torch.linalg.qr(torch.randn(N, N, generator=torch.Generator().manual_seed(3), dtype=F))
+    A, b = (Q * d) @ Q.T, torch.randn(N, 2, generator=torch.Generator().manual_seed(4), dtype=F)
+    s = solve(Dense((A + A.T) / 2, psd=True), b, CG(max_iter=5000), on_fail="ignore")
+    assert s.status in (Status.stagnated, Status.indefinite, Status.max_iter)
+    torch.testing.assert_close(s.residual_norms, true_residual(A, s.x, b), rtol=1e-3, atol=1e-6)
+    inside = A @ b
+    assert solve(Dense((A + A.T) / 2, psd=True), inside).status is Status.converged
+
+
+# ---------------------------------------------------------------- badly scaled
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e30, 1e150])
+def test_badly_scaled(scale):
+    A = spd(2.0)
+    b = torch.randn(N, 2, dtype=F)
+    b[:, 1] *= 1e-20
+    x = torch.linalg.solve(A, b)
+    s = solve(Dense(scale * A, psd=True), scale * b, CG(tol=1e-10))
+    assert s.status is Status.converged
+    torch.testing.assert_close(s.x[:, 0], x[:, 0], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(s.x[:, 1] * 1e20, x[:, 1] * 1e20, rtol=1e-6, atol=1e-9)
+
+
+# ---------------------------------------------------------------- indefinite: what would help
+
+
+def _indefinite(kind: str, n: int = 200) -> torch.Tensor:
+    d = {
+        "one eigenvalue": torch.cat([torch.tensor([-0.5]), torch.linspace(1, 100, n - 1)]),
+        "many": torch.linspace(-3, 100, n),
+        "noise": torch.logspace(2, -6, n) - 1e-3,
+        "small": torch.cat([torch.tensor([-1e-4]), torch.logspace(-3, 2, n - 1)]),
+        "negative definite": -torch.linspace(1, 100, n),
+    }[kind].double()
+    Q, _ = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(2), dtype=F))
+    A = (Q * d) @ Q.T
+    return (A + A.T) / 2
+
+
+@pytest.mark.parametrize("kind", ["one eigenvalue", "many", "noise", "small", "negative definite"])
+def test_suggested_alpha_helps(kind):
+    A = _indefinite(kind)
+    b = torch.randn(len(A), 2, generator=torch.Generator().manual_seed(5), dtype=F)
+    s = solve(Dense(A, symmetric=True), b, CG(max_iter=3000), on_fail="ignore")
+    assert s.status is Status.indefinite
+    alpha = s.report.suggested_alpha
+    least = float(torch.linalg.eigvalsh(A)[0])
+    assert -least < alpha < 200 * -least
+    assert f"add {alpha:.1e} to alpha" in s.message
+    again = solve(Dense(A, symmetric=True) + alpha * identity(len(A)), b, CG(max_iter=3000))
+    assert again.status is Status.converged
+    assert again.report.suggested_alpha is None
+
+
+def test_suggested_alpha_of_a_batch():
+    A = torch.stack([torch.eye(4, dtype=F), torch.diag(torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=F))])
+    s = solve(Dense(A, symmetric=True), torch.ones(4, dtype=F), on_fail="ignore")
+    assert s.status is Status.indefinite
+    assert 2.0 < s.report.suggested_alpha <= 8.0
+
+
+# ---------------------------------------------------------------- Ritz values
+
+
+def test_ritz_values_are_the_spectrum_from_inside():
+    A = spd(3.0)
+    s = solve(Dense(A, psd=True), torch.randn(N, 2, dtype=F), CG(tol=1e-10))
+    low, high = s.report.ritz
+    assert 1.0 - 1e-6 <= low < 1.01
+    assert 990 < high <= 1000 * (1 + 1e-10)
+    one = solve(Dense(3.0 * torch.eye(4, dtype=F), psd=True), torch.ones(4, dtype=F))
+    assert one.report.ritz == pytest.approx((3.0, 3.0))
+
+
+def test_ritz_values_of_the_preconditioned_operator():
+    A = spd(3.0)
+    M = Dense(torch.diag(1 / A.diag()), psd=True)
+    s = solve(Dense(A, psd=True), torch.randn(N, dtype=F), CG(tol=1e-12), preconditioner=M)
+    L = torch.diag(A.diag().rsqrt())
+    want = torch.linalg.eigvalsh(L @ A @ L)
+    low, high = s.report.ritz
+    assert float(want[0]) * (1 - 1e-8) <= low <= 1.02 * float(want[0])
+    assert 0.98 * float(want[-1]) <= high <= float(want[-1]) * (1 + 1e-8)
+
+
+def test_no_iterations_no_ritz_values():
+    assert solve(Dense(spd(1.0), psd=True), torch.zeros(N, dtype=F)).report.ritz is None
+
+
+# ---------------------------------------------------------------- shifts
+
+
+def test_shifts():
+    A = spd(3.0)
+    shifts = torch.tensor([0.0, 50.0, 0.1, 1e4], dtype=F)
+    b = torch.randn(N, 4, dtype=F)
+    K = Counting(A)
+    s = CG(tol=1e-10).run(K, b, shifts=shifts)
+    assert s.status is Status.converged
+    for e, shift in enumerate(shifts):
+        M = A + shift * torch.eye(N, dtype=F)
+        torch.testing.assert_close(s.x[:, e], torch.linalg.solve(M, b[:, e]), rtol=0, atol=1e-8)
+        assert float(true_residual(M, s.x[:, e : e + 1], b[:, e : e + 1])) <= 1e-10
+    assert K.columns[-1] < 4
+    with pytest.raises(ShapeError, match=r"shifts has shape \(3,\)"):
+        CG().run(K, b, shifts=shifts[:3])

@@ -21,7 +21,7 @@ from kerngp.errors import (
 )
 from kerngp.options import options
 from kerngp.solvers import Dense, InducingPoints, KernelOperator, Status
-from kerngp.solvers.inducing.centers import effective_dimension, enough
+from kerngp.solvers.inducing.centers import enough, seen_dimension
 from kerngp.solvers.inducing.equations import Blocks, NormalEquations
 from kerngp.solvers.inducing.factors import add_square, independent, mirrored, whiten
 from kerngp.solvers.inducing.plan import choose_form, memory, most_centers
@@ -339,7 +339,7 @@ def method_order(s, Z):
 
 def test_number_of_centers_follows_the_spectrum():
     X = torch.rand(1500, 2, dtype=F)
-    d = effective_dimension(kernel, X, torch.ones(1500, dtype=F), 1.0, 0)
+    d = seen_dimension(kernel, X, torch.ones(1500, dtype=F), 1.0, 0)
     K = dense_kernel(X, X).matrix
     values = torch.linalg.eigvalsh(K).clamp_min(0)
     assert d == pytest.approx(float((values / (values + 1.0)).sum()), rel=0.1)

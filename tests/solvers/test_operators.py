@@ -12,7 +12,7 @@ from kerngp.engine.ranges import from_matrix
 from kerngp.errors import DeviceError, DTypeError, FormulaError, ShapeError
 from kerngp.solvers import AddedDiagonal, Dense, Diagonal, KernelOperator, as_operator, cast, identity, solve
 from kerngp.solvers.operator import Scaled, Sum
-from kerngp.solvers.preconditioners.rpcholesky import LowRank, LowRankInverse
+from kerngp.solvers.preconditioners import LowRank, LowRankInverse
 
 F = torch.float64
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from operator_cases import OperatorCase
+from preconditioner_cases import PreconditionerCase, kernel_system
 
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.ops import exp, sqdist
@@ -16,10 +18,12 @@ from kerngp.solvers import (
     NoPreconditioner,
     RPCholesky,
     Status,
+    cast,
     identity,
     solve,
 )
-from kerngp.solvers.preconditioners.rpcholesky import LowRank, LowRankInverse
+from kerngp.solvers.meter import metering
+from kerngp.solvers.preconditioners import LowRank, LowRankInverse
 
 F = torch.float64
 GAUSS = exp(-0.05 * sqdist(Vi(0, 4), Vj(1, 4)))
@@ -159,3 +163,134 @@ def test_messages(gauss):
         RPCholesky(3).approximate(Dense(torch.zeros(2, 3, 3)))
     with pytest.raises(ShapeError, match="square"):
         RPCholesky(3).approximate(Dense(torch.zeros(2, 3)))
+
+
+# ---------------------------------------------------------------- as a preconditioner
+
+
+class TestRPCholesky(PreconditionerCase):
+    def recipe(self):
+        return RPCholesky(20)
+
+    def same_choices(self, M, A):
+        K, S = A.base.dense(), M.pivots
+        nystrom = K[:, S] @ torch.linalg.solve(K[S][:, S], K[S])
+        return torch.linalg.inv(nystrom + A.values * torch.eye(len(K), dtype=F))
+
+
+class TestRPCholeskyWithoutRank(TestRPCholesky):
+    tolerance = 1e-8
+
+    def recipe(self):
+        return RPCholesky()
+
+
+class TestRPCholeskyDiagonalThatVaries(TestRPCholesky):
+    tolerance = 1e-8
+
+    def operator(self):
+        return kernel_system(alpha=0.0) + Diagonal(torch.logspace(-4, 1, 60, dtype=F))
+
+
+class TestNoPreconditioner(PreconditionerCase):
+    def recipe(self):
+        return NoPreconditioner()
+
+    def same_choices(self, M, A):
+        return torch.eye(60, dtype=F)
+
+    def test_refresh_keeps_the_choices(self):
+        A, M = self.build()
+        assert M.floor == pytest.approx(0.05)
+        assert M.refresh(self.changed()).floor == pytest.approx(0.02)
+        assert NoPreconditioner().build(A.base).floor is None
+
+
+class TestLowRankRoot(OperatorCase):
+    tolerance = 1e-11
+
+    def create(self):
+        g = torch.Generator().manual_seed(0)
+        factor, d = torch.randn(3, 8, generator=g, dtype=F), 0.1 + torch.rand(8, generator=g, dtype=F)
+        return LowRankInverse(LowRank(factor, torch.arange(3), 1.0, 0.0), d).root()
+
+    def evaluate(self, operator):
+        F_, d = operator.tensors
+        G = F_.T / d.sqrt()[:, None]
+        R = torch.linalg.cholesky(torch.eye(3, dtype=F) + G.T @ G).T
+        small = torch.linalg.inv(torch.eye(3, dtype=F) + R) @ torch.linalg.inv(R.T)
+        return (torch.eye(8, dtype=F) - G @ small @ G.T) / d.sqrt()
+
+    def test_cast(self):
+        single = cast(self.create(), torch.float32)
+        torch.testing.assert_close(single.dense(), self.create().dense(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 31, 33, 300])
+def test_sizes(n):
+    A = kernel_system(n)
+    M = RPCholesky(12).build(A)
+    b = torch.randn(n, 3, generator=torch.Generator().manual_seed(0), dtype=F)
+    P = M.low_rank.factor.T @ M.low_rank.factor + 0.05 * torch.eye(n, dtype=F)
+    torch.testing.assert_close(M @ b, torch.linalg.solve(P, b), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(M.logdet(), torch.linalg.slogdet(P)[1])
+
+
+def test_floor():
+    A = kernel_system(300)
+    exact = RPCholesky(40).build(A)
+    assert exact.floor is not None
+    assert 1 - 1e-6 < exact.floor < 1
+    for alpha in (1e-1, 1e-3, 1e-7):
+        single = kernel_system(300, alpha=alpha, dtype=torch.float32)
+        rounded = RPCholesky(40).build(single)
+        least = float(torch.linalg.eigvals(rounded.dense() @ cast(single, F).dense()).real.min())
+        # honest, and of some use where float32 is: rounding cannot be bounded by a diagonal this small
+        assert rounded.floor is None or rounded.floor <= least
+        assert (rounded.floor is None) == (alpha < 1e-6)
+    assert LowRankInverse(LowRank(exact.low_rank.factor, exact.pivots, 1.0, 0.0), exact.d).floor is None
+
+
+def test_refresh_for_another_alpha_reads_nothing():
+    K = kernel_system(200).base
+    M = RPCholesky(30).build(K + 0.1 * identity(200))
+    with metering() as meter:
+        again = M.refresh(K + 0.01 * identity(200))
+    assert meter.entries == {}
+    assert again.low_rank is M.low_rank
+    torch.testing.assert_close(again.dense(), RPCholesky(30).build(K + 0.01 * identity(200)).dense())
+
+
+def test_refresh_sees_tensors_that_were_written_to():
+    A = kernel_system(200)
+    M = RPCholesky(30).build(A)
+    scale = A.base.args[2]
+    scale.mul_(1.5)
+    with metering() as meter:
+        again = M.refresh(A)
+    assert meter.passes(200**2) == pytest.approx(30 / 200, rel=0.2)
+    K, S = A.base.dense(), M.pivots
+    rest = K - again.low_rank.factor.T @ again.low_rank.factor
+    assert float(rest[S].abs().max()) < 1e-9
+    assert float(torch.linalg.eigvalsh(rest).min()) > -1e-9
+
+
+def test_refresh_over_lengthscales_that_make_pivots_dependent():
+    M = RPCholesky(60).build(kernel_system(lengthscale=0.1, alpha=1e-3))
+    smooth = kernel_system(lengthscale=1e4, alpha=1e-3)
+    again = M.refresh(smooth)
+    assert len(again.pivots) < 60
+    assert torch.isfinite(again.dense()).all()
+    assert float(torch.linalg.eigvals(again.dense() @ smooth.dense()).real.max()) < 1.1
+
+
+def test_refresh_messages(gauss):
+    A = kernel_system()
+    M = RPCholesky(5).build(A)
+    with pytest.raises(ShapeError, match="new operator"):
+        M.refresh(kernel_system(61))
+    with pytest.raises(OptionError, match=r"alpha \* identity"):
+        M.refresh(A.base)
+    bare = LowRankInverse(M.low_rank, M.d)
+    with pytest.raises(OptionError, match="recipe's build"):
+        bare.refresh(A)

@@ -7,10 +7,9 @@ import warnings
 import pytest
 import torch
 
-from kerngp import LazyTensor
 from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.ops import exp, sqdist
-from kerngp.errors import BackendUnavailable, ConvergenceWarning, SolveError
+from kerngp.errors import ConvergenceWarning, SolveError
 from kerngp.solvers import CG, Cholesky, Dense, Diagonal, KernelOperator, KernelSolve, identity, solve
 
 F = torch.float64
@@ -148,26 +147,3 @@ def test_kernel_solve_gradients(x, b):
     inputs = (x, torch.tensor([0.7], dtype=F, requires_grad=True), b, number(0.3))
     assert torch.autograd.gradcheck(f, inputs)
     assert torch.autograd.gradgradcheck(f, inputs)
-
-
-@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap", "dual"])
-def test_transforms_are_refused_not_wrong(transform: str) -> None:
-    """The tangent of an iteration that has converged is not the tangent of its limit."""
-    from torch.autograd import forward_ad
-
-    x, b = torch.randn(8, 2, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        x_i, x_j = LazyTensor(x[:, None]), LazyTensor(x[None])
-        return (-((x_i - x_j) ** 2).sum(-1)).exp().solve(b, alpha=0.1)
-
-    with pytest.raises(BackendUnavailable, match="not defined for solve in this version"):
-        if transform == "jvp":
-            torch.func.jvp(call, (x,), (x,))
-        elif transform == "grad":
-            torch.func.grad(lambda x: call(x).sum())(x)
-        elif transform == "vmap":
-            torch.vmap(call)(torch.stack([x, x]))
-        else:
-            with forward_ad.dual_level():
-                call(forward_ad.make_dual(x, x))

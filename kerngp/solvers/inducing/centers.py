@@ -46,9 +46,7 @@ def given_centers(centers: Any, X: Tensor) -> Tensor:
     return Z
 
 
-def effective_dimension(
-    kernel: KernelFunction, X: Tensor, w: Tensor, alpha: float, seed: int
-) -> float | None:
+def seen_dimension(kernel: KernelFunction, X: Tensor, w: Tensor, alpha: float, seed: int) -> float | None:
     """About trace(K (K + alpha W^-1)^-1), how many parameters the fit determines; None if it is not seen.
 
     The eigenvalues of the kernel matrix of a subsample, multiplied by the number of rows that each of its

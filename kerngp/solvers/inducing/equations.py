@@ -7,12 +7,12 @@ It can be rebuilt from other tensors, so the rule by which `solve` is differenti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
 from ...errors import ShapeError
-from ..operator import LinearOperator, _unique
+from ..operator import LinearOperator, Remake, _unique
 
 Tensor = torch.Tensor
 KernelFunction = Callable[[Tensor, Tensor], LinearOperator]
@@ -69,11 +69,9 @@ class NormalEquations(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((*self.K.tensors, *self.Kmm.tensors, self.w, self.alpha))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> NormalEquations:
-        """See `LinearOperator.with_tensors`."""
-        new = dict(zip(map(id, self.tensors), tensors, strict=True))
-        K, Kmm = (A.with_tensors([new[id(t)] for t in A.tensors]) for A in (self.K, self.Kmm))
-        return NormalEquations(K, Kmm, new[id(self.w)], new[id(self.alpha)])
+    def remade(self, new: Remake) -> NormalEquations:
+        """See `LinearOperator.remade`."""
+        return NormalEquations(self.K.remade(new), self.Kmm.remade(new), new(self.w, 1), new(self.alpha, 0))
 
 
 class Blocks(LinearOperator):
@@ -123,9 +121,9 @@ class Blocks(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return _unique((self.X, self.Z))
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Blocks:
-        """See `LinearOperator.with_tensors`."""
-        return Blocks(self.kernel, tensors[0], tensors[-1], self.turned)
+    def remade(self, new: Remake) -> Blocks:
+        """See `LinearOperator.remade`."""
+        return Blocks(self.kernel, new(self.X, 2), new(self.Z, 2), self.turned)
 
 
 def chunks(n: int, width: int, device: torch.device, numbers: int = BLOCK) -> Iterator[Tensor]:

@@ -8,16 +8,16 @@ inspections of the residual and, if need be, the last iterations are float64. "n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..cg import CG
-from ..operator import LinearOperator, cast
+from ..implicit import judge
+from ..operator import LinearOperator, Remake, cast
 from ..solution import Progress, Solution, Status
-from ..solve import judge
 from .equations import NormalEquations, flat, unflat
 from .factors import Whitening, upper
 
@@ -138,6 +138,6 @@ class Whitened(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return self.H.tensors
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Whitened:
-        """See `LinearOperator.with_tensors`."""
-        return Whitened(self.H.with_tensors(tensors), self.T_, self.C, self.G, self.quick)
+    def remade(self, new: Remake) -> Whitened:
+        """See `LinearOperator.remade`."""
+        return Whitened(self.H.remade(new), self.T_, self.C, self.G, self.quick)

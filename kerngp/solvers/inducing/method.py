@@ -31,12 +31,13 @@ from ...engine.transforms import refuse
 from ...errors import OptionError, ShapeError
 from ..cg import CG
 from ..checks import columns
+from ..implicit import judge
 from ..meter import Meter, metering
 from ..operator import Dense, cast
 from ..solution import Note, Progress, Solution, Status
-from ..solve import ON_FAIL, judge, solve
+from ..solve import solve
 from ..watch import Watch
-from .centers import choose_centers, effective_dimension, enough, given_centers
+from .centers import choose_centers, enough, given_centers, seen_dimension
 from .equations import Blocks, KernelFunction, NormalEquations
 from .factors import independent, whiten
 from .iteration import Iteration
@@ -44,6 +45,7 @@ from .plan import FORMS, block_numbers, check_memory, choose_form, memory, most_
 from .preconditioner import PRECONDITIONERS, Rows, estimate, exact
 
 Tensor = torch.Tensor
+ON_FAIL = ("warn", "raise", "ignore")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class InducingPoints:
         Returns
         -------
         Solution
-            ``x`` has shape (m,) or (m, E), with several alphas (p, m) or (p, m, E);
+            ``x`` has shape (m,) or (m, E), with several alphas (p, m) or (p, m, E) and ``extra["alphas"]``;
             ``extra["centers"]`` holds the m points it belongs to, ``extra["form"]`` the form chosen.
             Residuals are those of the preconditioned system. ``report.passes`` counts in n m entries.
 
@@ -243,7 +245,7 @@ class _Task:
         n = len(self.X)
         most = most_centers(n, limit, preconditioner=self.method.preconditioner, alphas=self.alpha.numel())
         least = float(self.alpha.min())
-        d = effective_dimension(self.kernel, self.X, self.w, least, self.method.random_state + 2)
+        d = seen_dimension(self.kernel, self.X, self.w, least, self.method.random_state + 2)
         if d is None:
             seen = "the effective dimension is more than a subsample shows"
         else:
@@ -367,7 +369,8 @@ class _Task:
             seconds={**meter.seconds, "total": meter.elapsed},
             notes=(*s.report.notes, *self.notes),
         )
-        extra = {**s.extra, "centers": restore(Z, self.kind_x), "form": form}
+        extra = {**s.extra, "alphas": self.alpha.detach()} if self.alpha.dim() else s.extra
+        extra = {**extra, "centers": restore(Z, self.kind_x), "form": form}
         found = {name: restore(t, self.kind) for name, t in pieces.items()}
         return replace(s, report=report, extra=extra, **found)
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 
 from ..operator import LinearOperator
+from ..solution import Note
 
 Tensor = torch.Tensor
 
@@ -24,11 +25,14 @@ class Preconditioner(LinearOperator):
         No eigenvalue of M A is smaller, provably (1 if P <= A); None if nothing is known.
     description : str
         For reports: "RPCholesky, rank 200".
+    notes : tuple of Note
+        What a user should know of how it was made.
     """
 
     work = "preconditioner"
     floor: float | None = None
     description: str = ""
+    notes: tuple[Note, ...] = ()
 
     @abstractmethod
     def root(self) -> LinearOperator:

@@ -19,35 +19,17 @@ trace(K - F F') exactly, and 1 + sum(d) / mu bounds the condition number that is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ... import options as _options
 from ...errors import OptionError, ShapeError
 from ..checks import require_square
-from ..operator import AddedDiagonal, LinearOperator
+from ..operator import LinearOperator
+from .low_rank import LowRank, LowRankInverse, split
 
 Tensor = torch.Tensor
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """K ~ factor' factor.
-
-    Attributes
-    ----------
-    factor : Tensor of shape (rank, n)
-    pivots : Tensor of shape (rank,)
-        The rows of K that were read.
-    trace, trace_error : float
-        Of K, and of K - factor' factor (which is positive semi-definite).
-    """
-
-    factor: Tensor
-    pivots: Tensor
-    trace: float
-    trace_error: float
 
 
 @dataclass(frozen=True)
@@ -56,8 +38,8 @@ class RPCholesky:
 
     Parameters
     ----------
-    rank : int
-        Most pivots. Fewer are taken when the error reaches rounding level.
+    rank : int, optional
+        Most pivots. Fewer are taken when the error reaches rounding level. Default: see `default_rank`.
     block : int, optional
         Proposals at a time. Default: a tenth of the rank, at least 10.
     random_state : int
@@ -73,14 +55,14 @@ class RPCholesky:
     True
     """
 
-    rank: int
+    rank: int | None = None
     block: int | None = None
     random_state: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rank", "block"):
             value = getattr(self, name)
-            if value is None and name == "block":
+            if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}={value!r}: expected a positive integer.")
@@ -95,15 +77,8 @@ class RPCholesky:
         OptionError
             If A is not of that form with a positive alpha: without it the approximation is singular.
         """
-        if not isinstance(A, AddedDiagonal):
-            raise OptionError(
-                f"RPCholesky needs an operator K + alpha * identity(n), got {A!r}; add a positive "
-                "diagonal, or pass an operator as preconditioner."
-            )
-        d = A.values.detach().to(torch.float64).expand(A.shape[:-1])
-        if not bool((d > 0).all()):
-            raise OptionError(f"RPCholesky needs a positive diagonal; the least is {float(d.min())}.")
-        return LowRankInverse(self.approximate(A.base), d)
+        K, d = split(A, "RPCholesky")
+        return LowRankInverse(self.approximate(K), d, name="RPCholesky", renew=self._renew, base=K)
 
     def approximate(self, K: LinearOperator) -> LowRank:
         """F with K ~ F' F, in the dtype of K.
@@ -124,32 +99,95 @@ class RPCholesky:
             return self._approximate(K)
 
     def _approximate(self, K: LinearOperator) -> LowRank:
-        n, rank = K.shape[-1], min(self.rank, K.shape[-1])
+        n = K.shape[-1]
+        rank = min(n, self.rank or default_rank(n, _options.current().memory_limit))
+        generator = torch.Generator().manual_seed(self.random_state)
+        state = _Elimination.start(K, rank)
+        while state.going():
+            proposed = _draw(state.d, self._block(rank), generator)
+            u = torch.rand(len(proposed), generator=generator, dtype=torch.float64)
+            if not state.eliminate(K, proposed, u):
+                break  # only numbers at rounding level were drawn
+        return state.result()
+
+    def _renew(self, old: LowRank, K: LinearOperator) -> LowRank:
+        """The approximation of another matrix from the same pivots, those at rounding level left out."""
+        require_square(K, "RPCholesky")
+        state = _Elimination.start(K, len(old.pivots))
+        for proposed in old.pivots.split(self._block(len(old.pivots))):
+            state.eliminate(K, proposed, torch.zeros(len(proposed), dtype=torch.float64))
+        return state.result()
+
+    def _block(self, rank: int) -> int:
+        return self.block or max(10, math.ceil(rank / 10))
+
+
+def default_rank(rows: int, memory_limit: int) -> int:
+    """2 sqrt(N), at least 100, as long as the factor stays below a quarter of the memory limit."""
+    return max(1, min(rows, max(100, round(2 * math.sqrt(rows))), memory_limit // 4 // (8 * rows)))
+
+
+@dataclass
+class _Elimination:
+    """Pivots eliminated so far: the first k rows of F, and the diagonal d of what is left."""
+
+    F: Tensor
+    pivots: Tensor
+    diagonal: Tensor  # of K
+    d: Tensor
+    k: int = 0
+
+    @staticmethod
+    def start(K: LinearOperator, rank: int) -> _Elimination:
         # products of float16 factors would not be worth having
         dtype = torch.float64 if K.torch_dtype == torch.float64 else torch.float32
-        generator = torch.Generator().manual_seed(self.random_state)
         d = K.diag().double().clamp_min(0)
-        trace = float(d.sum())
-        floor = 20 * torch.finfo(dtype).eps * trace
-        F = torch.zeros((rank, n), dtype=dtype, device=K.device)
-        pivots = torch.zeros(rank, dtype=torch.int64, device=K.device)
-        block = self.block or max(10, math.ceil(self.rank / 10))
-        k = 0
-        while k < rank and float(d.sum()) > floor:
-            proposed = _draw(d, block, generator)
-            residual = K.rows(proposed, proposed).double() - _gram(F[:k, proposed])
-            kept, L = _reject(residual, rank - k, generator)
-            if not len(kept):
-                break  # only numbers at rounding level were drawn
-            new, stop = proposed[kept], k + len(kept)
-            rows = K.rows(new).to(dtype)
+        F = torch.zeros((rank, K.shape[-1]), dtype=dtype, device=K.device)
+        return _Elimination(F, torch.zeros(rank, dtype=torch.int64, device=K.device), d, d)
+
+    def going(self) -> bool:
+        """Whether there is room for more pivots, and something left to approximate."""
+        floor = 20 * torch.finfo(self.F.dtype).eps * float(self.diagonal.sum())
+        return self.k < len(self.F) and float(self.d.sum()) > floor
+
+    def eliminate(self, K: LinearOperator, proposed: Tensor, u: Tensor) -> int:
+        """Keep proposal j with probability H_jj / (H_jj at the start), decided by u; how many were kept."""
+        F, k = self.F, self.k
+        residual = K.rows(proposed, proposed).double() - _gram(F[:k, proposed])
+        noise = 20 * torch.finfo(F.dtype).eps * self.diagonal[proposed]
+        kept, L = _reject(residual, len(F) - k, u, noise)
+        kept, L = kept.to(F.device), L.to(F.device, F.dtype)
+        new, stop = proposed[kept], k + len(kept)
+        if len(kept):
+            rows = K.rows(new).to(F.dtype)
             rows.addmm_(F[:k, new].T.contiguous(), F[:k], alpha=-1.0)
-            torch.linalg.solve_triangular(L.to(dtype), rows, upper=False, out=F[k:stop])
-            pivots[k:stop] = new
-            d = (d - F[k:stop].square().sum(0, dtype=torch.float64)).clamp_min(0)
-            d[new] = 0.0
-            k = stop
-        return LowRank(F[:k], pivots[:k], trace, float(d.sum()))
+            torch.linalg.solve_triangular(L, rows, upper=False, out=F[k:stop])
+            self.pivots[k:stop] = new
+            self.d = (self.d - F[k:stop].square().sum(0, dtype=torch.float64)).clamp_min(0)
+            self.d[new] = 0.0
+        self.k = stop
+        return len(kept)
+
+    def result(self) -> LowRank:
+        F, pivots, trace = self.F[: self.k], self.pivots[: self.k], float(self.diagonal.sum())
+        rounding = _rounding(F, pivots, trace, float(self.diagonal[pivots].sum()))
+        return LowRank(F, pivots, trace, float(self.d.sum()), rounding)
+
+
+def _rounding(F: Tensor, pivots: Tensor, trace: float, pivot_trace: float) -> float:
+    """About how far F is, in the Frobenius norm, from what exact arithmetic gives for the same pivots.
+
+    With L L' = K[S, S] the exact rows are L^-1 K[S, :]. Each entry of K[S, :] - L F is a sum of up to
+    r + 4 roundings of numbers up to sqrt(k_ss k_jj), whose errors are independent and add up like
+    sqrt(r + 4); L^-1 then carries them into F.
+    """
+    r = len(pivots)
+    if r == 0:
+        return 0.0
+    L = F[:, pivots].double().T
+    inverse = torch.linalg.solve_triangular(L, torch.eye(r, dtype=L.dtype, device=L.device), upper=False)
+    norm = (torch.linalg.matrix_norm(inverse, 1) * torch.linalg.matrix_norm(inverse, torch.inf)).sqrt()
+    return float(norm) * torch.finfo(F.dtype).eps * math.sqrt((r + 4) * trace * pivot_trace)
 
 
 def _draw(d: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -164,17 +202,17 @@ def _gram(F: Tensor) -> Tensor:
     return F.T @ F
 
 
-def _reject(H: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _reject(H: Tensor, most: int, u: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Rejection sampling of proposals: those kept, and the Cholesky factor of H at them."""
-    H = H.cpu().clone()
+    H, noise = H.cpu().clone(), noise.cpu()
     size = H.shape[0]
     start = H.diagonal().clone()
-    u = torch.rand(size, generator=generator, dtype=torch.float64)
     L = torch.zeros_like(H)
     kept: list[int] = []
     for j in range(size):
         # a second draw of one index has nothing left but rounding errors, which must not be kept
-        if len(kept) == most or H[j, j] <= 1e-14 * start[j] or u[j] * start[j] >= H[j, j]:
+        rounded = H[j, j] <= 1e-14 * start[j] or H[j, j] <= noise[j]
+        if len(kept) == most or rounded or u[j] * start[j] >= H[j, j]:
             continue
         column = H[:, j] / H[j, j].sqrt()
         L[:, len(kept)] = column
@@ -182,93 +220,3 @@ def _reject(H: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, T
         kept.append(j)
     index = torch.tensor(kept, dtype=torch.int64)
     return index, L[index][:, : len(kept)].to(H.dtype)
-
-
-class LowRankInverse(LinearOperator):
-    """(F' F + diag(d))^-1 by Woodbury's identity, in float64 whatever the dtype of F.
-
-    Parameters
-    ----------
-    low_rank : LowRank
-    d : Tensor of shape (n,), positive, float64
-
-    Attributes
-    ----------
-    trace_error : float
-        trace(K - F' F), a measure of what the preconditioner does not know.
-    pivots : Tensor
-    """
-
-    work = "preconditioner"
-
-    def __init__(self, low_rank: LowRank, d: Tensor):
-        self.low_rank, self.d = low_rank, d
-        self.pivots, self.trace_error = low_rank.pivots, low_rank.trace_error
-        n = low_rank.factor.shape[1]
-        self.shape, self.torch_dtype, self.device = (n, n), torch.float64, d.device
-        self.symmetric = self.psd = True
-        # F is float32 at times, but what it holds is used as it is, exactly: half the memory, no harm
-        self._inner = _factorise(self._sandwich())
-
-    def _chunks(self) -> list[slice]:
-        n, rank = self.shape[0], max(1, self.low_rank.factor.shape[0])
-        step = max(1, (1 << 22) // rank)
-        return [slice(i, min(n, i + step)) for i in range(0, n, step)]
-
-    def _sandwich(self) -> Tensor:
-        """I + F d^-1 F'."""
-        F, d = self.low_rank.factor, self.d
-        total = torch.eye(F.shape[0], dtype=torch.float64, device=d.device)
-        for c in self._chunks():
-            part = F[:, c].double() / d[c].sqrt()
-            total += part @ part.T
-        return total
-
-    def _matmul(self, b: Tensor, exact: bool) -> Tensor:
-        F, d = self.low_rank.factor, self.d
-        scaled = b / d.unsqueeze(-1)
-        small = b.new_zeros((*b.shape[:-2], F.shape[0], b.shape[-1]))
-        for c in self._chunks():
-            small = small + F[:, c].double() @ scaled[..., c, :]
-        small = self._inner @ (self._inner.T @ small)
-        out = torch.empty_like(scaled)
-        for c in self._chunks():
-            out[..., c, :] = scaled[..., c, :] - (F[:, c].double().T @ small) / d[c].unsqueeze(-1)
-        return out
-
-    def _transpose(self) -> LowRankInverse:
-        return self
-
-    def _entries(self, idx: Tensor) -> Tensor:
-        """The rows of F' S with S S' the inverse of I + F d^-1 F', divided by d."""
-        return (self.low_rank.factor[:, idx].double().T @ self._inner) / self.d[idx].unsqueeze(-1)
-
-    def _diag(self) -> Tensor:
-        everything = torch.arange(self.shape[0], device=self.device)
-        return 1.0 / self.d - self._entries(everything).square().sum(-1)
-
-    def _rows(self, idx: Tensor, cols: Tensor | None) -> Tensor:
-        cols = torch.arange(self.shape[0], device=self.device) if cols is None else cols
-        straight = (idx.unsqueeze(-1) == cols) / self.d[idx].unsqueeze(-1)
-        return straight - self._entries(idx) @ self._entries(cols).T
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (self.low_rank.factor, self.d)
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> LowRankInverse:
-        """See `LinearOperator.with_tensors`."""
-        old = self.low_rank
-        return LowRankInverse(LowRank(tensors[0], old.pivots, old.trace, old.trace_error), tensors[1])
-
-
-def _factorise(M: Tensor) -> Tensor:
-    """S with S S' = M^-1 for M = I + something positive semi-definite."""
-    L, info = torch.linalg.cholesky_ex(M)
-    if int(info) == 0:
-        return torch.linalg.solve_triangular(
-            L.mT, torch.eye(M.shape[0], dtype=M.dtype, device=M.device), upper=True
-        )
-    # rounding of huge entries has hidden the I; no eigenvalue can be below one
-    values, vectors = torch.linalg.eigh(M)
-    return vectors / values.clamp_min(1.0).sqrt()

@@ -1,0 +1,165 @@
+"""Preconditioners run against each other on a few rows, so that the whole system need not find out.
+
+For n_s rows drawn at random, K_s + (n_s / n) diag(alpha) has about the spectrum of K + diag(alpha),
+divided by n / n_s: kernel matrices of samples share lambda = alpha / n. Conjugate gradients on the
+stored n_s x n_s matrix, once for each candidate, tell how many iterations the whole system will take.
+A candidate is called off as soon as what it has taken would cost more, at full size, than the best so
+far by a margin; so the race lasts about as long as its winner needs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import KerngpError
+from .cg import CG
+from .cost import Family, Machine, Workload, predict
+from .meter import count
+from .operator import AddedDiagonal, Dense, LinearOperator
+from .solution import Progress, Status
+
+Tensor = torch.Tensor
+LEAST_ROWS, MOST_ROWS = 500, 3000
+MOST_COLUMNS = 4
+MARGIN = 2.0  # times the best prediction: other sizes of the same kind may still be better
+PRODUCTS = 150  # about what a race takes
+SHARE = 0.05  # of what the solve may cost, for the race
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What one candidate did.
+
+    Attributes
+    ----------
+    family : Family
+    size : int
+    iterations : float
+        To the tolerance; extrapolated from the rate if it was called off, infinite without progress.
+    residuals : tuple of float
+        The largest relative residual before and after each iteration.
+    finished : bool
+    failed : str
+        Why there is no preconditioner of this kind, or why it does not work.
+    """
+
+    family: Family
+    size: int
+    iterations: float
+    residuals: tuple[float, ...] = ()
+    finished: bool = False
+    failed: str = ""
+
+
+def rows_for(m: Machine, w: Workload, worth: float) -> int:
+    """How many rows the race may have, if the solve may cost ``worth`` seconds."""
+    rows = math.sqrt(max(0.0, SHARE * worth) * m.stream / (8.0 * PRODUCTS))
+    return min(w.n, int(min(MOST_ROWS, max(LEAST_ROWS, rows))))
+
+
+def subsample(A: LinearOperator, b: Tensor, rows: int, random_state: int) -> tuple[LinearOperator, Tensor]:
+    """The system on some rows, stored in float64, at the same lambda."""
+    n = A.shape[-1]
+    generator = torch.Generator().manual_seed(random_state)
+    index = torch.randperm(n, generator=generator)[:rows].sort().values.to(A.device)
+    base = A.base if isinstance(A, AddedDiagonal) else A
+    with count("race", float(rows) ** 2):
+        entries = base.rows(index, index).double()
+    small: LinearOperator = Dense(entries, psd=base.psd, symmetric=True)
+    if isinstance(A, AddedDiagonal):
+        d = A.values.detach().double().expand(n)[index] * (rows / n)
+        small = AddedDiagonal(small, d)
+    return small, b[index, :MOST_COLUMNS].double()
+
+
+def race(
+    small: LinearOperator,
+    b: Tensor,
+    families: Sequence[Family],
+    m: Machine,
+    w: Workload,
+    tol: float,
+    seconds: float,
+    random_state: int = 0,
+) -> tuple[Heat, ...]:
+    """All families on a small stored system, in the given order; then those in reach with a larger size.
+
+    The first round is run in any case, the second while ``seconds`` last. What is done here is arithmetic
+    on stored entries, so no meter counts it; its time is booked.
+    """
+    heats: list[Heat] = []
+    costs: dict[str, float] = {}
+    best, deadline = math.inf, time.perf_counter() + seconds
+    rounds = [(f, size, k) for k in (0, 1) for f in families for size in f.raced(b.shape[0])[k : k + 1]]
+    with count("race", 0.0), torch.no_grad():
+        for family, size, k in rounds:
+            left = deadline - time.perf_counter()
+            if k and (left <= 0 or costs[family.name] > MARGIN * best):
+                continue
+            most = max(left / 2, 0.1 * seconds)
+            heat = _run(small, b, family, size, m, w, tol, best, most, random_state)
+            heats.append(heat)
+            cost = math.inf if heat.failed else predict(m, w, family, size, heat.iterations).seconds
+            costs[family.name], best = cost, min(best, cost)
+    return tuple(heats)
+
+
+def _run(
+    small: LinearOperator,
+    b: Tensor,
+    family: Family,
+    size: int,
+    m: Machine,
+    w: Workload,
+    tol: float,
+    best: float,
+    seconds: float,
+    random_state: int,
+) -> Heat:
+    try:
+        M = None if family.recipe is None else family.recipe(size, random_state).build(small)
+    except KerngpError as error:
+        return Heat(family, size, math.inf, failed=str(error))
+    worth, end = MARGIN * best, time.perf_counter() + seconds
+
+    def called_off(p: Progress) -> bool:
+        return predict(m, w, family, size, p.iteration).seconds > worth or time.perf_counter() > end
+
+    limit = min(2000, 10 * b.shape[0])
+    solution = CG(tol=tol, max_iter=limit).run(small, b, preconditioner=M, callback=called_off)
+    worst = solution.history.reshape(len(solution.history), -1).amax(-1) if b.shape[-1] else torch.zeros(1)
+    residuals = tuple(float(r) for r in worst)
+    if solution.status in (Status.indefinite, Status.nan):
+        return Heat(family, size, math.inf, residuals, failed=solution.status.value)
+    if solution.status is Status.converged:
+        return Heat(family, size, float(solution.iterations), residuals, True)
+    return Heat(family, size, _extrapolated(residuals, tol), residuals)
+
+
+def _extrapolated(residuals: Sequence[float], tol: float) -> float:
+    """Iterations to the tolerance at the rate so far."""
+    reached = min(residuals)
+    if len(residuals) < 2 or reached >= 0.9 * residuals[0]:
+        return math.inf
+    steps = len(residuals) - 1
+    return max(float(steps + 1), steps * math.log(tol) / math.log(reached / residuals[0]))
+
+
+def lagging(residuals: Sequence[float], expected: Sequence[float], stretch: float, least: int = 10) -> bool:
+    """Whether a run makes less than half the progress that the race has promised.
+
+    Progress is the fall of the logarithm of the best residual. ``expected`` are residuals of the race, whose
+    iteration k stands for iteration ``stretch * k`` here. Nothing is said before ``least`` iterations,
+    nor before a fall by 10 was due.
+    """
+    k = len(residuals) - 1
+    if k < least or not expected:
+        return False
+    due = max(min(expected[: int(k / max(stretch, 1e-9)) + 1]), 1e-300)
+    done = min(max(min(residuals), 1e-300), 1.0)
+    return due <= 0.1 and math.log(done) > 0.5 * math.log(due)
