@@ -34,6 +34,8 @@ from solver_peers import PEERS, Outcome, Problem, Unavailable  # noqa: E402
 from kerngp import datasets  # noqa: E402
 from kerngp.errors import KerngpError  # noqa: E402
 from kerngp.solvers import CG, Cholesky, Nystrom, RPCholesky, Vecchia, solve  # noqa: E402
+from kerngp.solvers.alternating import AlternatingProjection  # noqa: E402
+from kerngp.solvers.askotch import ASkotch  # noqa: E402
 from kerngp.solvers.meter import metering  # noqa: E402
 from kerngp.solvers.path import solve_path  # noqa: E402
 
@@ -112,6 +114,8 @@ OURS: dict[str, Contender] = {
     "CG, Vecchia 15": ours(LONG, Vecchia(15)),
     "CG, Vecchia 40": ours(LONG, Vecchia(40)),
     "CG, Vecchia 80": ours(LONG, Vecchia(80)),
+    "ASkotch": ours(ASkotch(max_passes=10_000)),
+    "alternating projection": ours(AlternatingProjection(max_passes=10_000)),
     "our Cholesky": ours(Cholesky()),
 }
 

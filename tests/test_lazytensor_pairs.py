@@ -10,7 +10,7 @@ from kerngp import LazyTensor, Vi, Vj
 from kerngp.engine.ranges import Ranges, from_matrix
 from kerngp.errors import FormulaError, OptionError, ShapeError
 from kerngp.solvers import KernelOperator
-from kerngp.solvers.kernel_solve import KernelSolve
+from kerngp.solvers.kernel_solve import KernelSystem
 
 M, N = 60, 45
 
@@ -156,7 +156,7 @@ def test_kernel_solve_with_ranges(axis):
     K = gauss(x, x)
     K.ranges = ranges
     want = torch.linalg.solve(K.dense() + 0.1 * torch.eye(N), b)
-    got = KernelSolve(f, 2, axis)(x, x, b, alpha=0.1, eps=1e-10, ranges=ranges)
+    got = KernelSystem(f, 2, axis)(x, x, b, alpha=0.1, eps=1e-10, ranges=ranges)
     assert torch.allclose(got, want, atol=1e-8)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..engine.arrays import is_number, kind_of, restore
+from ..engine.arrays import kind_of, restore
 from ..engine.reductions import SUM
-from ..errors import FormulaError, OptionError, ShapeError
+from ..errors import FormulaError, ShapeError
 from .pairs import visible
 from .reduce import chosen, concrete
 from .tensor import LazyTensor
@@ -159,13 +159,20 @@ def solve(
     var: None = None,
     call: bool = True,
     *,
-    alpha: float = 1e-10,
-    eps: float = 1e-6,
-    max_iter: int = 1000,
+    alpha: Any = 1e-10,
+    eps: float | None = None,
+    rtol: float | None = None,
+    method: Any = "auto",
     preconditioner: Any = None,
+    max_iter: int | None = None,
+    time_limit: float | None = None,
+    x0: Any = None,
+    callback: Any = None,
+    on_fail: str = "warn",
+    return_info: bool = False,
     **settings: Any,
 ) -> Any:
-    """x with (K + alpha I) x = b, for a symmetric positive definite K; differentiable.
+    """x with (K + alpha I) x = b, for a symmetric positive definite K; differentiable, to any order.
 
     Parameters
     ----------
@@ -173,33 +180,46 @@ def solve(
         The right-hand side b.
     call : bool
         False returns a function of no arguments that solves.
-    alpha : float
-        Non-negative ridge.
-    eps : float
-        Tolerance on the residual, relative to b, in every column.
-    max_iter : int
-    preconditioner : optional
-        As for `kerngp.solvers.solve`, which also tells how a solve went.
+    alpha : float, tensor with one element, or many in a list or vector
+        Non-negative ridge. Many are solved for at once.
+    eps, rtol : float
+        Tolerance on the residual, relative to b, in every column, default 1e-6: two names, KeOps's is
+        ``eps``.
+    method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+        As for `kerngp.solvers.solve`. By default the method is chosen by measuring.
+    return_info : bool
+        Return how the solve went as well, a `kerngp.solvers.Solution`.
+    **settings
+        As for reductions: ``backend`` and others.
 
     Returns
     -------
-    array like b. A solve that fails warns with `ConvergenceWarning`.
+    array like b, with a leading axis for many alphas. A solve that fails warns with `ConvergenceWarning`.
     """
-    from ..solvers import CG, identity
-    from ..solvers import solve as solve_system
+    from ..solvers import kernel_solve
 
     if var is not None:
         raise FormulaError("solve(var=...) is not part of this version; solve for K x = b directly.")
-    if not is_number(alpha) or not alpha >= 0:
-        raise OptionError(f"alpha={alpha!r}: expected a number >= 0.")
     b = other
     if isinstance(other, LazyTensor):
         if other.expr.op != "var":
             raise FormulaError(f"the right-hand side is a formula, {other.expr}; expected an array.")
         b = restore(concrete(other.operands).tensors()[0], other.operands.kind)
-    if not call:
-        parameters = {"alpha": alpha, "eps": eps, "max_iter": max_iter, "preconditioner": preconditioner}
-        return functools.partial(solve, self, other, **parameters, **settings)
     K = operator(self, psd=True, **settings)
-    A = K + alpha * identity(K.shape[-1], dtype=K.torch_dtype, device=K.device)
-    return solve_system(A, b, CG(tol=eps, max_iter=max_iter), preconditioner=preconditioner).x
+    run = functools.partial(
+        kernel_solve,
+        K,
+        b,
+        alpha,
+        eps,
+        rtol=rtol,
+        method=method,
+        preconditioner=preconditioner,
+        max_iter=max_iter,
+        time_limit=time_limit,
+        x0=x0,
+        callback=callback,
+        on_fail=on_fail,
+        return_info=return_info,
+    )
+    return run() if call else run

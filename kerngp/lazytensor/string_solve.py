@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import options as _options
 from ..engine.arrays import restore
 from ..engine.parse import parse_formula
 from ..errors import FormulaError
-from ..solvers import KernelSolve as System
+from ..solvers import KernelSystem
 from .arguments import gather, in_order, written
 from .genred import check_axis, check_switches, settings_of
 from .reduce import chosen
@@ -83,7 +84,7 @@ class KernelSolve:
         if not found:
             names = ", ".join(written(a) for a in self._arguments)
             raise FormulaError(f"varinvalias={varinvalias!r} is not among the variables: {names}.")
-        self._system = System(parsed.expr, found[0].index, axis)
+        self._system = KernelSystem(parsed.expr, found[0].index, axis)
 
     def __call__(
         self,
@@ -91,12 +92,17 @@ class KernelSolve:
         backend: str = "auto",
         device_id: int = -1,
         alpha: Any = 1e-10,
-        eps: float = 1e-6,
+        eps: float | None = None,
         ranges: Any = None,
-        max_iter: int = 2000,
+        rtol: float | None = None,
+        method: Any = "auto",
         preconditioner: Any = None,
+        max_iter: int | None = None,
+        time_limit: float | None = None,
+        x0: Any = None,
         callback: Callable[..., Any] | None = None,
         on_fail: str = "warn",
+        return_info: bool = False,
     ) -> Any:
         """The solution for these arrays.
 
@@ -106,34 +112,42 @@ class KernelSolve:
             One for each alias, as for `Genred`; the one for ``varinvalias`` is the right-hand side b.
         backend, device_id
             As for `Genred`.
-        alpha : float or tensor with one element
-            Ridge, at least 0.
-        eps : float
-            Residual at which to stop, relative to b.
+        alpha : float, tensor with one element, or many in a list or vector
+            Ridge, at least 0. Many are solved for at once, for about the products of the smallest.
+        eps, rtol : float
+            Residual at which to stop, relative to b, default 1e-6: two names, KeOps's is ``eps``.
         ranges : tuple, optional
             Blocks of pairs, as `kerngp.torch.cluster.from_matrix` makes them: K is 0 elsewhere.
-        max_iter, preconditioner, callback, on_fail
-            As for `kerngp.solvers.CG` and `kerngp.solvers.solve`.
+        method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+            As for `kerngp.solvers.solve`. By default the method is chosen by measuring.
+        return_info : bool
+            Return how the solve went as well, a `kerngp.solvers.Solution`.
 
         Returns
         -------
-        array like b; differentiable in all tensors and in alpha. A solve that fails warns with
-        `ConvergenceWarning`.
+        array like b, with a leading axis for many alphas; differentiable, to any order, in all tensors
+        and in alpha. A solve that fails warns with `ConvergenceWarning`.
         """
         operands = gather(self._arguments, args)
         settings = chosen(settings_of(operands, backend, device_id, None))
         with _options.options(**({} if settings is None else {"backend": settings.backend})):
-            found = self._system(
+            found, info = self._system(
                 *operands.tensors(),
                 alpha=alpha,
                 eps=eps,
                 ranges=ranges,
-                max_iter=max_iter,
+                rtol=rtol,
+                method=method,
                 preconditioner=preconditioner,
+                max_iter=max_iter,
+                time_limit=time_limit,
+                x0=x0,
                 callback=callback,
                 on_fail=on_fail,
+                return_info=True,
             )
-        return restore(found, operands.kind)
+        x = restore(found, operands.kind)
+        return (x, replace(info, x=x)) if return_info else x
 
     def __repr__(self) -> str:
         names = ", ".join(written(a) for a in self._arguments)

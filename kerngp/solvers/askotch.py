@@ -42,7 +42,7 @@ from .block_descent import (
 )
 from .operator import AddedDiagonal, LinearOperator, cast
 from .preconditioners.rpcholesky import LowRankInverse, RPCholesky
-from .solution import Progress, Solution
+from .solution import Progress, Solution, Status
 
 Tensor = torch.Tensor
 POWER_STEPS = 10
@@ -164,6 +164,8 @@ class _Sketches(Scheme):
         self.w = self.z
         self.w[rows] -= d
         self.z = a * self.v + (1 - a) * self.w
+        if self.rank is None and self.block == n:
+            return torch.zeros_like(gradient[0])  # that was a direct solve
         return self.sampled.add(gradient)
 
     def _inverse(self, rows: Tensor) -> Callable[[Tensor], Tensor] | Failure:
@@ -173,6 +175,8 @@ class _Sketches(Scheme):
             return L if isinstance(L, Failure) else lambda g: torch.cholesky_solve(g, L)
         block = self.exact.submatrix(rows, rows)
         P = _approximate_inverse(block, self.rank, self.method.random_state + self.steps)
+        if isinstance(P, Failure):
+            return P
         largest = _largest_eigenvalue(block, P, self.generator)
         return lambda g: P.matmul(g) / largest
 
@@ -208,12 +212,19 @@ def _affordable_rank(block: int, n: int) -> int | None:
     return None if affordable else max(100, block // 20)
 
 
-def _approximate_inverse(block: LinearOperator, rank: int, seed: int) -> LowRankInverse:
+def _approximate_inverse(block: LinearOperator, rank: int, seed: int) -> LowRankInverse | Failure:
     """(F F' + rho I)^-1; rho is the diagonal plus the least eigenvalue that F has."""
+    d = block.diag()
+    if not bool(torch.isfinite(d).all()):
+        return Failure(Status.nan, "the diagonal of the matrix is not finite")
+    if not bool((d > 0).all()):
+        return Failure(Status.indefinite, f"the diagonal holds {float(d.min()):.1e}", -2 * float(d.min()))
     K, diagonal = (block.base, block.values) if isinstance(block, AddedDiagonal) else (block, 0.0)
     low_rank = RPCholesky(rank, random_state=seed).approximate(K)
     F = low_rank.factor.double()
-    least = torch.linalg.eigvalsh(F @ F.T)[0] if len(F) else block.diag().mean()
+    if not bool(torch.isfinite(F).all()):
+        return Failure(Status.nan, "a block of the matrix is not finite")
+    least = torch.linalg.eigvalsh(F @ F.T)[0] if len(F) else d.mean()
     rho = least.clamp_min(torch.finfo(torch.float64).tiny).expand(block.shape[-1])
     return LowRankInverse(low_rank, rho + diagonal)
 

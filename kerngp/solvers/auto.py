@@ -203,7 +203,7 @@ def _measured(
     rows = rows_for(m, w, worth)
     _tell(callback, b, "race of preconditioners")
     small, small_b = subsample(A, b, rows, random_state)
-    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 2 * SHARE * worth, random_state)
+    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 4 * SHARE * worth, random_state)
     decision = decide(m, w, heats, rows, factorise)
     spent = time.perf_counter() - start
     lines.append(f"A race on {rows} rows at the same alpha / n ({seconds_text(spent)} up to here) predicts:")

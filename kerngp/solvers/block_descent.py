@@ -365,7 +365,7 @@ class _Work:
 
 def _fold(b: Tensor) -> Tensor:
     """(*batch, n, E) with the batch among the columns: (n, columns)."""
-    return b.movedim(-2, 0).reshape(b.shape[-2], -1)
+    return b.movedim(-2, 0).reshape(b.shape[-2], math.prod(b.shape[:-2]) * b.shape[-1])
 
 
 def _unfold(a: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -47,6 +47,7 @@ Tensor = torch.Tensor
 Callback = Callable[[Progress], Any]
 
 _DRIFT = 1e-3  # relative to the residual: so much is not worth a replacement, the certificate adds it
+_IDLE = 3  # inspections in a row that found no progress
 
 
 @dataclass(frozen=True)
@@ -245,13 +246,13 @@ class _Work:
         useless = restart & (reached > 0.5 * c.last)
         c.strikes = torch.where(useless, c.strikes + 1, torch.where(restart, 0.0, c.strikes))
         c.last = torch.where(restart, reached, c.last)
-        late = self.iteration - c.moved_at >= self.method.patience
+        late = (self.iteration - c.moved_at >= self.method.patience) | (c.idle >= 3 * _IDLE)
         # x is good, or could not get much better, once it is rounded to the dtype asked for
         unrounded = (norm <= 0.5 * tol) | ((given > 3 * norm) & (given > 3 * tol))
         c.code = torch.where(unfinished, RUNNING, c.code)
         good = unfinished & (c.best <= tol)
         c.code = torch.where(good, CODE[Status.converged], c.code)
-        stuck = unfinished & ~good & ((c.strikes >= 1) | late) & ~unrounded
+        stuck = unfinished & ~good & ((c.strikes >= 1) | (c.idle >= _IDLE) | late) & ~unrounded
         if self._can_promote() and bool(stuck.any()):
             return self._promote()
         hopeless = unfinished & ~good & ((c.strikes >= 3) | late | unrounded)
@@ -273,6 +274,7 @@ class _Work:
         self.notes.append(Note("PROMOTED", text.replace("torch.", "")))
         self.A = cast(self.A, torch.float64)
         c.last, c.strikes = torch.full_like(c.last, torch.inf), torch.zeros_like(c.strikes)
+        c.idle = torch.zeros_like(c.idle)
         c.moved_at = torch.full_like(c.moved_at, self.iteration)
         unfinished = c.unfinished
         c.go_back(unfinished)
@@ -292,7 +294,9 @@ class _Work:
         if not bool((wrong & ~drifted).any()):
             self.inspect()
         elif self._can_promote():
-            self._promote()
+            self.inspect()
+            if self._can_promote() and self.running():
+                self._promote()
         else:
             curvature = torch.where(wrong, pq / dot(c.P, c.P), torch.inf)
             self.curvature = float(curvature.min())

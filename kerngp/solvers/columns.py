@@ -35,8 +35,8 @@ class Columns:
     """
 
     _VECTORS = ("B", "X", "R", "P", "best_x", "best_r")
-    _NUMBERS = ("norm_b", "rz", "code", "best", "best_at", "best_rz", "best_exact", "slack", "moved_at")
-    _COUNTS = ("claimed", "last", "strikes", "fresh", "exact")
+    _NUMBERS = ("norm_b", "rz", "code", "best", "best_at", "best_rz", "best_exact", "slack")
+    _COUNTS = ("moved_at", "idle", "claimed", "last", "strikes", "fresh", "exact")
 
     def __init__(self, b: Tensor, x0: Tensor | None, shifts: Tensor | None):
         self.dtype, self.shifts = b.dtype, shifts
@@ -52,7 +52,7 @@ class Columns:
         self.code = whole + RUNNING
         self.P, self.rz, self.claimed = torch.zeros_like(self.B), zeros, zeros
         self.last, self.strikes = zeros + torch.inf, zeros
-        self.moved_at = self.best_at = whole
+        self.moved_at = self.idle = self.best_at = whole
         self.fresh = whole
         self.exact = self.best_exact = torch.ones_like(whole, dtype=torch.bool)
         self.best_rz, self.slack = zeros, zeros
@@ -114,6 +114,7 @@ class Columns:
         better = which & (lower | (equal & (given < self.best)))
         moved = which & ((better & (fall >= 0.5 * self.claimed)) | (given < 0.9 * self.best))
         self.moved_at = torch.where(moved, iteration, self.moved_at)
+        self.idle = torch.where(moved, 0, self.idle + 1)
         wide = better.unsqueeze(-2)
         self.best_x = torch.where(wide, self.X, self.best_x)
         self.best_r = torch.where(wide, truth, self.best_r)

@@ -42,6 +42,12 @@ class Choice:
     limits: dict[str, Any]
     _kept: dict[tuple[int, ...], Resolved] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, method: Any, preconditioner: Any, tol: Any, max_iter: Any, time_limit: Any) -> Choice:
+        """Of what the caller gave; limits that are None were not given."""
+        limits = {"tol": tol, "max_iter": max_iter, "time_limit": time_limit}
+        return cls(method, preconditioner, {k: v for k, v in limits.items() if v is not None})
+
     def resolved(
         self,
         A: LinearOperator,
@@ -52,14 +58,24 @@ class Choice:
         """For this operator; ``given`` are the numbers of a preconditioner that came as an operator."""
         if A.shape not in self._kept:
             preconditioner = self.preconditioner if given is None else given
-            self._kept[A.shape] = resolve(A, b, self.method, preconditioner, self.limits, callback)
+            self._kept[A.shape] = self.find(A, b, preconditioner, callback)
         found = self._kept[A.shape]
         return found if given is None else found._replace(preconditioner=given)
 
+    def find(
+        self,
+        A: LinearOperator,
+        b: Tensor,
+        preconditioner: Any,
+        callback: Callable[[Progress], Any] | None,
+    ) -> Resolved:
+        """Resolve it, once."""
+        return resolve(A, b, self.method, preconditioner, self.limits, callback)
+
     def settled(self, A: LinearOperator, s: Solution) -> None:
-        """Keep the preconditioner that a solve ended with, if it has changed it."""
-        if "preconditioner" in s.extra:
-            self._kept[A.shape] = self._kept[A.shape]._replace(preconditioner=s.extra["preconditioner"])
+        """Keep what a solve ended with, if it has changed its method on the way."""
+        changed = {k: s.extra[k] for k in ("method", "preconditioner") if k in s.extra}
+        self._kept[A.shape] = self._kept[A.shape]._replace(**changed)
 
 
 @dataclass(frozen=True)
@@ -200,9 +216,9 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        call, _, b, *tensors = inputs
+        call, _, _, *tensors = inputs
         x, *rest = output
-        ctx.problem, ctx.shape = call.problem, b.shape
+        ctx.problem = call.problem
         ctx.mark_non_differentiable(*rest)
         ctx.save_for_backward(x, *tensors)
         ctx.save_for_forward(x, *tensors)
@@ -241,7 +257,8 @@ class _Solve(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # type: ignore[override]
         _, x0_dim, b_dim, *dims = in_dims
         size = info.batch_size
-        if all(d is None for d in dims):  # one matrix: its systems are columns
+        if all(d is None for d in dims) and call.problem.A.columns is None:
+            # one matrix: its systems are columns
             start = None if x0 is None else _as_columns(x0, x0_dim, size)
             found = _Solve.apply(call, start, _as_columns(b, b_dim, size), *tensors)
             apart = tuple(t.unflatten(-1, (size, t.shape[-1] // size)) for t in found)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..engine.arrays import adopt, kind_of, restore
+from ..engine.arrays import adopt, is_number, kind_of, restore
 from ..engine.autodiff import transpose, vjp
 from ..engine.expr import Expr, const, postorder, variables
 from ..engine.ops import concat, value_of, zero
 from ..engine.ranges import Ranges
 from ..errors import FormulaError, OptionError, ShapeError
-from .cg import CG
 from .checks import everywhere, require_square
 from .kernel_operator import KernelOperator
 from .operator import LinearOperator, identity
-from .resolve import Recipe
+from .path import solve_path
+from .resolve import Method, Recipe
 from .solution import Progress
 from .solve import solve
 
@@ -27,15 +29,20 @@ Tensor = torch.Tensor
 def kernel_solve(
     K: LinearOperator,
     b: Any,
-    alpha: float | Tensor = 1e-10,
-    eps: float = 1e-6,
+    alpha: float | Tensor | Sequence[float] = 1e-10,
+    eps: float | None = None,
     *,
-    max_iter: int = 2000,
-    preconditioner: LinearOperator | Recipe | None = None,
+    rtol: float | None = None,
+    method: Method | str = "auto",
+    preconditioner: LinearOperator | Recipe | str | None = None,
+    max_iter: int | None = None,
+    time_limit: float | None = None,
+    x0: Any = None,
     callback: Callable[[Progress], Any] | None = None,
     on_fail: str = "warn",
+    return_info: bool = False,
 ) -> Any:
-    """The solution a of (alpha I + K) a = b, by conjugate gradients.
+    """The solution a of (alpha I + K) a = b.
 
     It always returns: after ``max_iter`` iterations at the latest, and at once if b holds a NaN.
 
@@ -43,34 +50,81 @@ def kernel_solve(
     ----------
     K : LinearOperator of shape (*batch, N, N), symmetric, positive semi-definite
     b : array of shape (N,), (N, E) or (*batch, N, E)
-    alpha : float or tensor with one element
-        At least 0.
-    eps : float
-        Relative residual at which to stop.
-    max_iter, preconditioner, callback, on_fail
-        As for `CG` and `solve`; use those directly to learn how the solve went.
+    alpha : float, tensor with one element, or many in a list or vector
+        At least 0. Many alphas are solved for at once, see `solve_path`.
+    eps, rtol : float
+        Relative residual at which to stop, default 1e-6; ``eps`` is KeOps's name for it.
+    method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+        As for `solve`.
+    return_info : bool
+        Return the `Solution` as well: how the solve went, and ``explain()``.
 
     Returns
     -------
-    array like b; differentiable in b, in alpha and in everything K is made of.
+    array like b, with a leading axis for many alphas; differentiable in b, in alpha and in everything K
+    is made of. With ``return_info`` a pair, the `Solution` second.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, OptionError
+        If the arguments do not fit together.
 
     Examples
     --------
     >>> import torch
     >>> from kerngp.solvers import Dense
-    >>> kernel_solve(Dense(torch.eye(2), psd=True), torch.tensor([2.0, 4.0]), alpha=1.0)
+    >>> K = Dense(torch.eye(2), psd=True)
+    >>> kernel_solve(K, torch.tensor([2.0, 4.0]), alpha=1.0)
     tensor([1., 2.])
+    >>> kernel_solve(K, torch.tensor([2.0, 4.0]), alpha=[1.0, 3.0])
+    tensor([[1.0000, 2.0000],
+            [0.5000, 1.0000]])
     """
     require_square(K, "kernel_solve")
-    if not everywhere(torch.as_tensor(alpha).detach() >= 0):
-        raise OptionError(f"alpha={alpha!r}: expected a number of at least 0.")
-    A = K + alpha * identity(K.shape[-1], device=K.device)
-    method = CG(tol=eps, max_iter=max_iter)
-    return solve(A, b, method, preconditioner=preconditioner, callback=callback, on_fail=on_fail).x
+    if eps is not None and rtol is not None:
+        raise OptionError(f"eps={eps!r} and rtol={rtol!r} are two names of one tolerance; give one of them.")
+    settings: dict[str, Any] = {
+        "preconditioner": preconditioner,
+        "tol": rtol if eps is None else eps,
+        "max_iter": max_iter,
+        "time_limit": time_limit,
+        "x0": x0,
+        "callback": callback,
+        "on_fail": on_fail,
+    }
+    if _are_many(alpha):
+        found = solve_path(K, b, alpha, method, **settings)  # type: ignore[arg-type]
+    else:
+        diagonal = _one(alpha, K.device) * identity(K.shape[-1], device=K.device)
+        found = solve(K + diagonal, b, method, **settings)
+    return (found.x, found) if return_info else found.x
 
 
-class KernelSolve:
-    """A kernel linear system as a function of its arrays, in the manner of KeOps.
+def _are_many(alpha: Any) -> bool:
+    """A list or a vector, but for a tensor with one element, which stands for a number."""
+    if isinstance(alpha, (list, tuple)):
+        return True
+    return isinstance(alpha, (Tensor, np.ndarray)) and alpha.ndim == 1 and alpha.shape[0] != 1
+
+
+def _one(alpha: Any, device: torch.device) -> float | Tensor:
+    if is_number(alpha):
+        if alpha >= 0:
+            return float(alpha)
+    elif isinstance(alpha, (Tensor, np.ndarray)) and alpha.dtype not in (bool, torch.bool):
+        if tuple(alpha.shape) not in ((), (1,)):
+            raise ShapeError(
+                f"alpha has shape {tuple(alpha.shape)}; expected one number, or a vector of them."
+            )
+        value = torch.as_tensor(alpha, device=device).reshape(())
+        value = value if value.is_floating_point() else value.double()
+        if everywhere(value.detach() >= 0):
+            return value
+    raise OptionError(f"alpha={alpha!r}: expected a number of at least 0, or several in a list.")
+
+
+class KernelSystem:
+    """A kernel linear system as a function of its arrays; `kerngp.torch.KernelSolve` is the same for strings.
 
     The formula is that of the product K b, linear in the variable b; calling the object solves
     (alpha I + K) a = b for a, b being the array given for that variable.
@@ -90,7 +144,7 @@ class KernelSolve:
     >>> from kerngp.engine.ops import exp, sqdist
     >>> formula = exp(-sqdist(Vi(0, 2), Vj(1, 2))) * Vj(2, 1)
     >>> x, b = torch.rand(50, 2), torch.rand(50, 1)
-    >>> a = KernelSolve(formula, 2)(x, x, b, alpha=0.1)
+    >>> a = KernelSystem(formula, 2)(x, x, b, alpha=0.1)
     >>> a.shape
     torch.Size([50, 1])
     """
@@ -106,31 +160,30 @@ class KernelSolve:
     def __call__(
         self,
         *args: Any,
-        alpha: float | Tensor = 1e-10,
-        eps: float = 1e-6,
-        max_iter: int = 2000,
-        preconditioner: LinearOperator | Recipe | None = None,
-        callback: Callable[[Progress], Any] | None = None,
-        on_fail: str = "warn",
+        alpha: float | Tensor | Sequence[float] = 1e-10,
         ranges: Ranges | tuple | None = None,
+        x0: Any = None,
+        return_info: bool = False,
+        **settings: Any,
     ) -> Any:
-        """Solve, with ``args`` the arrays of all variables in order; see `kernel_solve` for the rest.
+        """Solve, with ``args`` the arrays of all variables in order.
 
-        ``ranges`` are blocks of pairs (i, j); K is 0 elsewhere.
+        ``ranges`` are blocks of pairs (i, j); K is 0 elsewhere. All other keywords are those of
+        `kernel_solve`.
 
         Returns
         -------
-        array like the one given for b; differentiable in all arrays and in alpha.
+        array like the one given for b, with a leading axis for many alphas; differentiable in all arrays
+        and in alpha. With ``return_info`` a pair, the `Solution` second.
         """
         if len(args) <= self.index:
             raise ShapeError(f"got {len(args)} arrays, but the right-hand side is number {self.index}.")
         b = args[self.index]
         tensors = _adopted(args)
         target = tensors[self.index]
-        q = self.blocks[1]
         if ranges is not None and self.axis == 0:
             ranges = Ranges.of(ranges).swap_axes()
-        operator = KernelOperator(
+        K = KernelOperator(
             self.matrix,
             tensors,
             self._sizes(tensors),
@@ -139,19 +192,25 @@ class KernelSolve:
             blocks=self.blocks,
             ranges=ranges,
         )
-        # a row of b is one block of unknowns, or (for a scalar kernel) one unknown in several systems
-        rhs = target if q == 1 else target.reshape(*target.shape[:-2], -1)
-        found = kernel_solve(
-            operator,
-            rhs if q == 1 else rhs.unsqueeze(-1),
-            alpha,
-            eps,
-            max_iter=max_iter,
-            preconditioner=preconditioner,
-            callback=callback,
-            on_fail=on_fail,
+        start = None if x0 is None else self._unknowns("x0", adopt("x0", x0), target)
+        x, info = kernel_solve(
+            K, self._unknowns("b", target, target), alpha, x0=start, return_info=True, **settings
         )
-        return restore(found if q == 1 else found.reshape(target.shape), kind_of(b))
+        if self.blocks[1] > 1:
+            x = x.reshape(*x.shape[:-2], *target.shape[-2:])
+        x = restore(x, kind_of(b))
+        return (x, replace(info, x=x)) if return_info else x
+
+    def _unknowns(self, name: str, t: Tensor, target: Tensor) -> Tensor:
+        """A row of b as one block of unknowns or, for a scalar kernel, one unknown in several systems."""
+        q = self.blocks[1]
+        if q == 1:
+            return t
+        if t.shape[-2:] != target.shape[-2:]:
+            raise ShapeError(
+                f"{name} has shape {tuple(t.shape)}, b {tuple(target.shape)}; they must be equal."
+            )
+        return t.reshape(*t.shape[:-2], -1).unsqueeze(-1)
 
     def _sizes(self, tensors: Sequence[Tensor]) -> tuple[int, int]:
         n = tensors[self.index].shape[-2]

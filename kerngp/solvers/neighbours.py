@@ -47,12 +47,13 @@ def neighbours_before(A: LinearOperator, order: Tensor, m: int, points: Tensor |
         Row i belongs to point i, whatever its place in the order; -1 where there are fewer.
     """
     n = A.shape[-1]
+    width, m = m, min(m, n - 1)
     K = A.base if isinstance(A, AddedDiagonal) else A
     with torch.no_grad():
         points = coordinates(K) if points is None else points
         if points is not None and not bool(torch.isfinite(points).all()):
             points = None
-        if m == 0 or n == 1:
+        if m == 0:
             found = order.new_full((n, m), -1)
         elif points is not None and points.shape[1] <= TREE_DIMENSIONS:
             with count("neighbours", 0):
@@ -64,8 +65,8 @@ def neighbours_before(A: LinearOperator, order: Tensor, m: int, points: Tensor |
         else:
             found = _by_rows(A, _scales(A), order, m)
         # from places in the order to numbers of points
-        out = torch.full((n, m), -1, dtype=torch.int32, device=order.device)
-        out[order] = torch.where(found >= 0, order[found.clamp_min(0)], found).to(torch.int32)
+        out = torch.full((n, width), -1, dtype=torch.int32, device=order.device)
+        out[order, :m] = torch.where(found >= 0, order[found.clamp_min(0)], found).to(torch.int32)
     return out
 
 
@@ -84,19 +85,19 @@ def _by_tree(points: Tensor, m: int) -> Tensor:
     A point in the last third of its prefix has at least two thirds of its nearest points before it.
     Those of the first prefix are all asked for.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     X = points.double().cpu().numpy()
     n, threads = len(X), _options.current().threads or torch.get_num_threads()
     out = torch.full((n, m), -1, dtype=torch.int64)
     start, stop = 0, min(n, 4 * m)
     while start < n:
-        tree = cKDTree(X[:stop])
+        tree = KDTree(X[:stop])
         k = stop if start == 0 else min(stop, round(GROWTH * m) + 1)
         for i in range(start, stop, 1 << 16):
             rows = torch.arange(i, min(stop, i + (1 << 16)))
-            _, near = tree.query(X[i : i + len(rows)], k=[*range(1, k + 1)], workers=threads)
-            near = torch.from_numpy(near)
+            _, near = tree.query(X[i : i + len(rows)], k=k, workers=threads)
+            near = torch.from_numpy(near).reshape(len(rows), k)  # k = 1 has no axis of its own
             out[rows] = _first(near, near < rows.unsqueeze(-1), m)
         start, stop = stop, min(n, int(GROWTH * stop) + 1)
     return out.to(points.device)

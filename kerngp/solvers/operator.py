@@ -53,6 +53,7 @@ class LinearOperator(ABC):
     device: torch.device
     symmetric: bool
     psd: bool
+    columns: int | None = None  # how many columns a product must have, for what differs from column to column
     work = "products"  # what a meter books products under; entries of other kinds of work are not counted
 
     # ------------------------------------------------------------ the contract
@@ -662,8 +663,9 @@ class Scaled(LinearOperator):
         return self._factor(2, self.torch_dtype) * self.base._rows(idx, cols)
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
-        factor = self.alpha.double() if exact else self._factor()
-        return factor * self.base._submatrices(idx, exact)
+        return self._factor(3, torch.float64 if exact else self.torch_dtype) * self.base._submatrices(
+            idx, exact
+        )
 
     def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
         return Scaled(self.base._submatrix(rows, cols), self.alpha)

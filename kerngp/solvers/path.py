@@ -10,124 +10,160 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ..engine.arrays import kind_of, restore
 from ..errors import OptionError, ShapeError
 from .cg import CG
-from .checks import columns, require_square
-from .operator import LinearOperator, as_operator, identity
+from .checks import columns, everywhere, require_square
+from .implicit import Choice, Problem, judge, solved
+from .operator import LinearOperator, as_operator
 from .preconditioners.by_column import ByColumn
+from .resolve import Method, Recipe, Resolved, resolve
+from .shifted import Apart, Shifted, Together
 from .solution import Progress, Solution
-
-if TYPE_CHECKING:
-    from .solve import Recipe
+from .solve import check_on_fail
+from .switch import Switching
 
 Tensor = torch.Tensor
 
 
 def solve_path(
     K: Any,
-    b: Tensor,
+    b: Any,
     alphas: Tensor | Sequence[float],
-    method: CG | None = None,
+    method: Method | str = "auto",
     *,
-    preconditioner: LinearOperator | Recipe | None = None,
-    x0: Tensor | None = None,
+    preconditioner: LinearOperator | Recipe | str | None = None,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    time_limit: float | None = None,
+    x0: Any = None,
     callback: Callable[[Progress], Any] | None = None,
+    on_fail: str = "warn",
 ) -> Solution:
-    """Solve (K + alpha I) x = b for every alpha. Numbers only: no gradients, no warnings.
+    """Solve (K + alpha I) x = b for every alpha. Differentiable as `solve`, in the alphas as well.
 
     Parameters
     ----------
     K : LinearOperator or matrix of shape (*batch, N, N), symmetric
-    b : Tensor of shape (*batch, N, E)
+    b : array of shape (N,), (N, E) or (*batch, N, E)
     alphas : Tensor or sequence of J numbers
         Not negative, in any order.
-    method : CG
-    preconditioner : recipe or LinearOperator, optional
+    method : solver or str
+        As in `solve`; "auto" chooses for the smallest alpha. With `CG` all alphas share the products,
+        with other methods each is solved alone.
+    preconditioner : recipe, LinearOperator or str, optional
         A recipe is built once and refreshed for every alpha; an operator serves all of them.
-    x0 : Tensor of shape (*batch, N, E) or (J, *batch, N, E), optional
-    callback : callable
+    x0 : array like b, or one such for every alpha, optional
+    tol, max_iter, time_limit, callback
         As in `solve`.
+    on_fail : {"warn", "raise", "ignore"}
 
     Returns
     -------
     Solution
         x of shape (J, *batch, N, E), residual norms and the errors of the certificate (J, *batch, E),
-        history (iterations + 1, J, *batch, E), ``extra["alphas"]``.
+        history (iterations + 1, J, *batch, E), ``extra["alphas"]``; for a vector b no E.
 
     Raises
     ------
     ShapeError, DTypeError, DeviceError, OptionError
         If the arguments do not fit together.
+    SolveError
+        With ``on_fail="raise"``.
 
     Examples
     --------
     >>> import torch
     >>> from kerngp.solvers import Dense
-    >>> solve_path(Dense(torch.eye(3), psd=True), torch.ones(3, 1), [1.0, 3.0]).x[..., 0]
+    >>> solve_path(Dense(torch.eye(3), psd=True), torch.ones(3), [1.0, 3.0]).x
     tensor([[0.5000, 0.5000, 0.5000],
             [0.2500, 0.2500, 0.2500]])
     """
-    K, method = as_operator(K), method or CG()
-    if not isinstance(method, CG):
-        raise OptionError(f"method is {method!r}; a path of alphas needs CG(), which shares products.")
+    K = as_operator(K)
+    check_on_fail(on_fail)
+    if on_fail == "escalate":
+        raise OptionError("on_fail='escalate' is for one alpha; solve those that failed one by one.")
     require_square(K, "solve_path")
     shifts = _alphas(alphas, K.device)
-    rhs, _ = columns("b", b, K.shape, None, K.device)
+    rhs, vector = columns("b", b, K.shape, None, K.device)
     batch = torch.broadcast_shapes(K.shape[:-2], rhs.shape[:-2])
-    rhs = rhs.detach().expand(*batch, *rhs.shape[-2:])
-    count = len(shifts)
-    start = None if x0 is None else _start(x0, count, rhs)
-    solution = method.run(
-        K,
-        rhs.repeat(*([1] * len(batch)), 1, count),
-        preconditioner=_preconditioner(preconditioner, K, shifts, rhs.shape[-1]),
-        x0=start,
-        callback=callback,
-        shifts=shifts.repeat_interleave(rhs.shape[-1]),
-    )
-    return _by_alpha(solution, shifts)
+    rhs = rhs.expand(*batch, *rhs.shape[-2:])
+    count, width = len(shifts), rhs.shape[-1]
+    A = Shifted(K, shifts.repeat_interleave(width))
+    problem = Problem(A, PathChoice.of(method, preconditioner, tol, max_iter, time_limit), on_fail)
+    start = None if x0 is None else _start(torch.as_tensor(x0), count, rhs, vector)
+    solution, plain = solved(problem, rhs.repeat(*([1] * len(batch)), 1, count), start, callback)
+    judge(plain, on_fail, stacklevel=3)
+    return _by_alpha(solution, shifts.detach(), kind_of(b), vector)
+
+
+class PathChoice(Choice):
+    """What is chosen for the smallest alpha, made to serve all of them."""
+
+    def find(
+        self,
+        A: LinearOperator,
+        b: Tensor,
+        preconditioner: Any,
+        callback: Callable[[Progress], Any] | None,
+    ) -> Resolved:
+        """See `Choice.find`."""
+        assert isinstance(A, Shifted)
+        distinct, which = A.shifts.detach().unique(return_inverse=True)
+        firsts = [int((which == k).nonzero()[0]) for k in range(len(distinct))]
+        hardest = b[..., which == 0]
+        method, M, lines = resolve(
+            A.at(firsts[0]), hardest, self.method, preconditioner, self.limits, callback
+        )
+        if isinstance(method, Switching):
+            method = method.cg
+        if M is not None and len(firsts) > 1 and not isinstance(preconditioner, LinearOperator):
+            M = _for_each(M, preconditioner, [A.at(e) for e in firsts[1:]], which)
+        return Resolved(Together(method) if isinstance(method, CG) else Apart(method), M, lines)
+
+
+def _for_each(
+    first: LinearOperator, recipe: Any, systems: Sequence[LinearOperator], which: Tensor
+) -> LinearOperator:
+    """One preconditioner for every distinct alpha, given that for the smallest."""
+    renew = getattr(first, "refresh", getattr(recipe, "build", None))
+    if renew is None:
+        return first
+    with torch.no_grad():
+        return ByColumn([first, *map(renew, systems)], which)
 
 
 def _alphas(alphas: Any, device: torch.device) -> Tensor:
-    values = torch.as_tensor(alphas, dtype=torch.float64).detach().to(device)
+    if isinstance(alphas, (list, tuple)) and any(isinstance(a, Tensor) for a in alphas):
+        alphas = torch.stack([torch.as_tensor(a, dtype=torch.float64).reshape(()) for a in alphas])
+    values = torch.as_tensor(alphas, dtype=torch.float64, device=device)
     if values.dim() != 1 or not len(values):
         raise ShapeError(f"alphas has shape {tuple(values.shape)}; expected a list of numbers.")
-    if not bool((torch.isfinite(values) & (values >= 0)).all()):
-        raise OptionError(f"alphas={values.tolist()}: expected finite numbers, none of them negative.")
+    known = values.detach()
+    if not everywhere(torch.isfinite(known) & (known >= 0)):
+        raise OptionError(f"alphas={known.tolist()}: expected finite numbers, none of them negative.")
     return values
 
 
-def _start(x0: Tensor, count: int, rhs: Tensor) -> Tensor:
-    if x0.shape not in (rhs.shape, (count, *rhs.shape)):
-        raise ShapeError(
-            f"x0 has shape {tuple(x0.shape)}; expected {tuple(rhs.shape)} or {(count, *rhs.shape)}."
-        )
-    whole = x0.detach().expand(count, *rhs.shape)
+def _start(x0: Tensor, count: int, rhs: Tensor, vector: bool) -> Tensor:
+    start = (x0.unsqueeze(-1) if vector else x0).detach()
+    if start.shape not in (rhs.shape, (count, *rhs.shape)):
+        want = tuple(rhs.shape[:-1] if vector else rhs.shape)
+        raise ShapeError(f"x0 has shape {tuple(x0.shape)}; expected {want} or {(count, *want)}.")
+    whole = start.expand(count, *rhs.shape)
     return whole.movedim(0, -2).reshape(*rhs.shape[:-1], count * rhs.shape[-1])
 
 
-def _preconditioner(given: Any, K: LinearOperator, shifts: Tensor, width: int) -> LinearOperator | None:
-    """One for every distinct alpha, made from one recipe."""
-    if given is None or isinstance(given, LinearOperator):
-        return given
-    distinct, which = shifts.unique(return_inverse=True)
-    with torch.no_grad():
-        systems = [K + float(s) * identity(K.shape[-1], device=K.device) for s in distinct]
-        first = given.build(systems[0])
-        renew = getattr(first, "refresh", given.build)
-        parts = [first, *(renew(A) for A in systems[1:])]
-    return parts[0] if len(parts) == 1 else ByColumn(parts, which.repeat_interleave(width))
-
-
-def _by_alpha(s: Solution, alphas: Tensor) -> Solution:
+def _by_alpha(s: Solution, alphas: Tensor, kind: Any, vector: bool) -> Solution:
     """Columns alpha by alpha, made a leading axis."""
 
-    def leading(t: Tensor, axis: int = 0) -> Tensor:
-        return t.unflatten(-1, (len(alphas), -1 if t.shape[-1] else 0)).movedim(-2, axis)
+    def leading(t: Tensor, axis: int = 0) -> Any:
+        parts = t.unflatten(-1, (len(alphas), t.shape[-1] // len(alphas))).movedim(-2, axis)
+        return restore(parts.squeeze(-1) if vector else parts, kind)
 
     certificate = s.report.certificate
     if certificate is not None:

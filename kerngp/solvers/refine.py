@@ -136,17 +136,15 @@ class _Work:
         self.best_x = torch.where(better.unsqueeze(-2), self.X, self.best_x)
         self.best = torch.where(better, given, self.best)
         self._judge(given)
+        open_ = self.best > self.method.tol
+        verdict = watch.verdict(Progress(self.outer, self.method.max_outer, given, int(open_.sum())))
         if self.status is None:
-            open_ = self.best > self.method.tol
+            self.status = verdict  # before the rest: a solve cut short by the clock has not stagnated
+        if self.status is None:
             if bool((given > 0.5 * before)[open_].any()):
                 self.status = Status.stagnated
             elif self.outer >= self.method.max_outer:
                 self.status = Status.max_iter
-        progress = Progress(
-            self.outer, self.method.max_outer, given, int((self.best > self.method.tol).sum())
-        )
-        verdict = watch.verdict(progress)
-        self.status = verdict if self.status is None else self.status
 
     def _judge(self, given: Tensor) -> None:
         if not bool(torch.isfinite(given).all()):

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from ..errors import DeviceError, OptionError, ShapeError
+from ..errors import OptionError
 from .auto import Auto, choose
 from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
-from .preconditioners import RECIPES, NoPreconditioner
+from .preconditioners import RECIPES, NoPreconditioner, as_preconditioner
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
@@ -131,25 +131,7 @@ def _preconditioner(given: Any, A: LinearOperator) -> LinearOperator | None:
                 "RPCholesky(rank=100), or a LinearOperator."
             )
         given = None if given == "none" else RECIPES[given]()
-    if given is None:
-        return None
-    if hasattr(given, "build"):
-        with torch.no_grad():
-            given = given.build(A)
-    if not isinstance(given, LinearOperator):
-        raise OptionError(
-            f"preconditioner is a {type(given).__name__}; expected a LinearOperator that approximates the "
-            f"inverse of A, a recipe such as RPCholesky(rank=100), or one of {_names(RECIPES)}."
-        )
-    if given.shape[-2:] != A.shape[-2:]:
-        raise ShapeError(
-            f"preconditioner has shape {given.shape}, the operator {A.shape}; they must be equal."
-        )
-    if given.device != A.device:
-        raise DeviceError(
-            f"preconditioner is on {given.device}, the operator on {A.device}; move one of them."
-        )
-    return given
+    return None if given is None else as_preconditioner(given, A)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -9,11 +9,13 @@
 
 (Lin, Padhy, Antoran, Tripp, Terenin, Szepesvari, Hernandez-Lobato, Janz, ICLR 2024.) No factorisation, no
 memory beyond a few right-hand sides: what samples from a posterior need, whose errors matter less than
-their number. The average forgets what is older than a hundredth of the run.
+their number. The average forgets what is older than a hundredth of the run, or a fifth of the time between
+two inspections, which begin it anew.
 
-The step that is stable depends on the matrix: no coordinates may be overshot, so it is measured as a
-fraction of 1 / lambda for the largest eigenvalue lambda of A[I, I] among some batches. Should the iteration
-diverge all the same, it goes back, halves the step, and says so in the report.
+The step that is stable depends on the matrix. A batch must not be overshot: the step is half of 1 / lambda
+for the largest eigenvalue lambda of A[I, I] among some batches. Nor must a single coordinate, which momentum
+moves by step / (1 - rho) before it is seen again. Should the iteration diverge all the same, it goes back,
+halves the step, and says so in the report.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class StochasticDualDescent:
     batch : int
         Rows drawn at a time.
     step : float, optional
-        Factor of the gradient. Default: half of what the largest eigenvalues of some batches allow.
+        Factor of the gradient. Default: what some batches allow.
     momentum : float
         rho, from 0 to below 1.
     time_limit : float, optional
@@ -118,7 +120,8 @@ class _Coordinates(Scheme):
         n = A.shape[-1]
         self.method, self.A, self.batch = method, A, min(n, method.batch)
         self.share = self.batch / n
-        self.weight = min(1.0, 100 * self.share / method.max_passes)
+        memory = min(method.max_passes / 100, method.refresh / 5)  # in passes
+        self.weight = min(1.0, self.share / memory)
         self.generator = torch.Generator().manual_seed(method.random_state)
         self.halvings = 0
         self.length = method.step or self._safe_step()
@@ -138,7 +141,7 @@ class _Coordinates(Scheme):
         return torch.randperm(self.A.shape[-1], generator=self.generator)[: self.batch].to(self.A.device)
 
     def _safe_step(self) -> float:
-        exact, largest = cast(self.A, torch.float64), 0.0
+        exact, largest, diagonal = cast(self.A, torch.float64), 0.0, 0.0
         for _ in range(TRIALS):
             rows = self._draw()
             block = exact.submatrix(rows, rows).dense()
@@ -147,11 +150,15 @@ class _Coordinates(Scheme):
                 return 1.0
             values = torch.linalg.eigvalsh(block)
             largest = max(largest, float(values[-1]))
+            diagonal = max(diagonal, float(block.diagonal().max()))
             low = float(values[0])
             if low < -1e-10 * float(values.abs().max()):
                 detail = f"a block of {self.batch} rows has the eigenvalue {low:.1e}"
                 self.failure = Failure(Status.indefinite, detail, -2 * low)
-        return 0.5 / largest if largest > 0 else 1.0
+        if self.failure is not None or not largest > 0:
+            return 1.0
+        alone = (1 - self.method.momentum) / diagonal if self.batch < self.A.shape[-1] else 1 / largest
+        return min(0.5 / largest, alone)
 
     def step(self) -> Tensor | None:
         """A step in the coordinates of a batch."""

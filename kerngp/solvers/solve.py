@@ -90,8 +90,7 @@ def solve(
     ('converged', 1)
     """
     A = as_operator(A)
-    if on_fail not in ON_FAIL:
-        raise OptionError(f"on_fail={on_fail!r}: expected one of {ON_FAIL}.")
+    check_on_fail(on_fail)
     require_square(A, "solve")
     kind = kind_of(b)
     rhs, vector = columns("b", b, A.shape, None, A.device)
@@ -101,16 +100,20 @@ def solve(
     batch = torch.broadcast_shapes(A.shape[:-2], rhs.shape[:-2])
     rhs = rhs.expand(*batch, *rhs.shape[-2:])
     start = None if start is None else start.detach().expand(rhs.shape)
-    given = {"tol": tol, "max_iter": max_iter, "time_limit": time_limit}
-    limits = {name: value for name, value in given.items() if value is not None}
-    problem = Problem(A, Choice(method, preconditioner, limits), on_fail)
+    problem = Problem(A, Choice.of(method, preconditioner, tol, max_iter, time_limit), on_fail)
     if progress:
-        with ProgressBar(limits.get("tol", getattr(method, "tol", CG.tol)), callback) as bar:
+        with ProgressBar(tol or getattr(method, "tol", CG.tol), callback) as bar:
             solution, plain = solved(problem, rhs, start, bar)
     else:
         solution, plain = solved(problem, rhs, start, callback)
     judge(plain, on_fail, stacklevel=3)
     return _delivered(solution, kind, vector)
+
+
+def check_on_fail(on_fail: str) -> None:
+    """Raise unless it is known what is to happen."""
+    if on_fail not in ON_FAIL:
+        raise OptionError(f"on_fail={on_fail!r}: expected one of {ON_FAIL}.")
 
 
 def _delivered(s: Solution, kind: Any, vector: bool) -> Solution:

@@ -94,7 +94,7 @@ class Switching(_Limited):
 
     Notes
     -----
-    After a change ``extra["preconditioner"]`` of the solution is the one it ended with.
+    After a change ``extra`` of the solution holds the "method" and "preconditioner" it ended with.
     """
 
     chosen: Prediction
@@ -134,7 +134,7 @@ class Switching(_Limited):
             f"{pace.instead.name} went on.",
         )
         both = joined(first, second, note)
-        return replace(both, extra={**both.extra, "preconditioner": M})
+        return replace(both, extra={**both.extra, "method": self.cg, "preconditioner": M})
 
 
 class _Pace:

@@ -21,13 +21,20 @@ from kerngp.solvers import (
     AddedDiagonal,
     Cholesky,
     Dense,
+    Jacobi,
     KernelOperator,
     LinearOperator,
     NoPreconditioner,
+    Nystrom,
     RPCholesky,
+    Vecchia,
     identity,
     solve,
 )
+from kerngp.solvers.alternating import AlternatingProjection
+from kerngp.solvers.askotch import ASkotch
+from kerngp.solvers.auto import Auto
+from kerngp.solvers.refine import Refine
 
 Tensor = torch.Tensor
 F = torch.float64
@@ -42,6 +49,7 @@ class Solver:
     limit: str | None = "max_iter"  # the name of its limit; None for a direct method
     preconditioned: bool = True  # whether a preconditioner changes what it does
     tol: float = 1e-10  # reached in float64 on a matrix of condition 100
+    wide: bool = True  # whether matrices beyond the range of float32 are solved
 
     @property
     def name(self) -> str:
@@ -59,11 +67,20 @@ class Solver:
 SOLVERS = [
     Solver(CG),
     Solver(Cholesky, limit=None, preconditioned=False),
+    Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
+    Solver(Refine, {"inner": CG()}, limit="max_outer", preconditioned=False, wide=False),
+    Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
+    Solver(
+        AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False
+    ),
 ]
 
 PRECONDITIONERS: list[Any] = [
     NoPreconditioner(),
     RPCholesky(8),
+    Vecchia(5),
+    Nystrom(8),
+    Jacobi(),
 ]
 
 

@@ -84,9 +84,9 @@ def test_messages():
     with pytest.raises(ShapeError, match="they must be equal"):
         as_preconditioner(Dense(torch.eye(4)), A)
     with pytest.raises(ShapeError, match="the function made"):
-        as_preconditioner(lambda r: r[:2], A) @ torch.ones(3, dtype=F)
+        as_preconditioner(lambda r: r[:2], A).matmul(torch.ones(3, dtype=F))
     with pytest.raises(DTypeError, match="returned a list"):
-        as_preconditioner(lambda r: r.tolist(), A) @ torch.ones(3, dtype=F)
+        as_preconditioner(lambda r: r.tolist(), A).matmul(torch.ones(3, dtype=F))
     with pytest.raises(OptionError, match="not positive definite"):
         as_preconditioner(lambda r: -r, A).root()
     with options(memory_limit=1 << 20), pytest.raises(OptionError, match="memory_limit"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from preconditioner_cases import kernel_system
 
-from kerngp.errors import ConvergenceWarning, OptionError, ShapeError, SolveError
+from kerngp.errors import BackendUnavailable, ConvergenceWarning, OptionError, ShapeError, SolveError
 from kerngp.options import options
 from kerngp.solvers import Dense, RPCholesky, Status, cast, eigsh, largest_eigenvalue
 from kerngp.solvers.meter import metering
@@ -112,6 +112,13 @@ def test_early_end():
     assert bool((gap <= found.residuals).all())
 
 
+def test_transforms_are_refused():
+    with pytest.raises(BackendUnavailable, match="eigsh"):
+        torch.func.jacrev(lambda t: eigsh(Dense(t, psd=True), 1).values)(torch.eye(3, dtype=F))
+    with pytest.raises(BackendUnavailable, match="largest_eigenvalue"):
+        torch.func.jacrev(lambda t: largest_eigenvalue(Dense(t, psd=True)).lower)(torch.eye(3, dtype=F))
+
+
 def test_messages():
     A = kernel_system(40)
     with pytest.raises(OptionError, match="which='middle'"):
@@ -127,6 +134,12 @@ def test_messages():
     for exact_below in (0, 500):
         with pytest.raises(SolveError, match="NaN or infinity"):
             eigsh(Dense(torch.full((40, 40), torch.nan, dtype=F), symmetric=True), 2, exact_below=exact_below)
+    with options(memory_limit=1 << 20):
+        check(
+            eigsh(kernel_system(600, lengthscale=2.0), 6, exact_below=0),
+            kernel_system(600, lengthscale=2.0).dense(),
+            6,
+        )
     with options(memory_limit=1 << 20), pytest.raises(OptionError, match="memory_limit"):
         eigsh(kernel_system(600), 300)
 

@@ -7,7 +7,7 @@ import torch
 
 from kerngp.errors import SolveError
 from kerngp.options import options
-from kerngp.solvers.functions.lanczos import groups, lanczos, tridiagonal
+from kerngp.solvers.functions.lanczos import in_groups, lanczos, tridiagonal
 
 F = torch.float64
 
@@ -114,7 +114,11 @@ def test_not_finite(bad):
 
 def test_groups_fit_into_memory():
     V = random(1000, 60)
+    d = torch.linspace(1, 2, 1000, dtype=F).unsqueeze(-1)
     with options(memory_limit=1 << 20):
-        parts = list(groups(V, 10))
-    assert [p.shape[1] for p in parts] == [11] * 5 + [5]
-    assert torch.equal(torch.cat(parts, -1), V)
+        slow = list(in_groups(lambda v: d * v, V, 10, lambda krylov: False))
+        quick = list(in_groups(lambda v: d * v, V, 10, lambda krylov: True))
+    assert [k.alpha.shape for k in slow] == [(11, 10)] * 5 + [(5, 10)]
+    assert [k.alpha.shape for k in quick] == [(11, 1), (43, 1), (6, 1)]  # one step each: more at a time
+    whole = lanczos(lambda v: d * v, V, 10)
+    torch.testing.assert_close(torch.cat([k.beta for k in slow]), whole.beta)

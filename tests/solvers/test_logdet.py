@@ -8,10 +8,14 @@ from preconditioner_cases import kernel_system
 
 from kerngp.errors import BackendUnavailable, ConvergenceWarning, OptionError, ShapeError, SolveError
 from kerngp.options import options
-from kerngp.solvers import Dense, Jacobi, Nystrom, RPCholesky, Status, cast, identity, logdet
+from kerngp.solvers import Dense, Jacobi, Nystrom, RPCholesky, Status, Vecchia, cast, identity, logdet
 
 F = torch.float64
-RECIPES = [None, Jacobi(), RPCholesky(40), Nystrom(40)]
+RECIPES = [None, Jacobi(), RPCholesky(40), Nystrom(40), Vecchia(10)]
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=F)
 
 
 def dense_logdet(A) -> torch.Tensor:
@@ -203,12 +207,17 @@ def test_second_derivative_of_an_estimate_is_refused():
         g.sum().backward()
 
 
-def test_transforms_are_refused():
-    x = torch.rand(5, 5, dtype=F)
-    with pytest.raises(BackendUnavailable, match="logdet"):
-        torch.func.grad(lambda t: logdet(Dense(x @ x.T + t * torch.eye(5, dtype=F), psd=True)).value)(
-            torch.tensor(1.0, dtype=F)
-        )
+def test_transforms_are_refused_for_estimates():
+    x, one = random(5, 5), torch.tensor(1.0, dtype=F)
+
+    def value(t, exact_below):
+        return logdet(Dense(x @ x.T + t * torch.eye(5, dtype=F), psd=True), exact_below=exact_below).value
+
+    with pytest.raises(BackendUnavailable, match="an estimated logdet"):
+        torch.func.grad(value)(one, 0)
+    P = torch.linalg.inv(x @ x.T + torch.eye(5, dtype=F))
+    torch.testing.assert_close(torch.func.grad(value)(one, 1000), P.trace())
+    torch.testing.assert_close(torch.func.grad(torch.func.grad(value))(one, 1000), -(P @ P).trace())
 
 
 # ---------------------------------------------------------------- what has no value

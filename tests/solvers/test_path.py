@@ -9,10 +9,9 @@ import torch
 
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.ops import exp, sqdist
-from kerngp.errors import OptionError, ShapeError
+from kerngp.errors import ConvergenceWarning, OptionError, ShapeError
 from kerngp.solvers import (
     CG,
-    Cholesky,
     Dense,
     KernelOperator,
     NoPreconditioner,
@@ -97,7 +96,7 @@ def test_certificates_of_a_path():
 
 def test_batch_numbers_and_start():
     A = torch.stack([torch.eye(5, dtype=F), 3 * torch.eye(5, dtype=F)])
-    s = solve_path(Dense(A, psd=True), torch.ones(5, 1, dtype=F), [1.0, 2.0, 5.0])
+    s = solve_path(Dense(A, psd=True), torch.ones(5, 1, dtype=F), [1.0, 2.0, 5.0], CG())
     assert s.x.shape == (3, 2, 5, 1)
     torch.testing.assert_close(s.x[:, 1, 0, 0], torch.tensor([1 / 4, 1 / 5, 1 / 8], dtype=F))
     K, b = kernel(50), rhs(50)
@@ -116,7 +115,8 @@ def test_alpha_zero_and_failures():
     s = solve_path(Dense(A, psd=True), torch.ones(3, 1, dtype=F), [0.0, 1.0], CG(tol=1e-12))
     torch.testing.assert_close(s.x[0, :, 0], torch.tensor([1.0, 0.5, 0.25], dtype=F))
     B = Dense(torch.diag(torch.tensor([1.0, -2.0, 4.0], dtype=F)), symmetric=True)
-    s = solve_path(B, torch.ones(3, 1, dtype=F), [1.0, 5.0])
+    with pytest.warns(ConvergenceWarning, match="indefinite"):
+        s = solve_path(B, torch.ones(3, 1, dtype=F), [1.0, 5.0], "cg")
     assert s.status is Status.indefinite
     assert s.residual_norms[1] <= 1e-6 < s.residual_norms[0]  # the larger alpha is enough, and is solved
     assert s.report.suggested_alpha > 1.0
@@ -150,8 +150,8 @@ def test_messages():
     for bad in (-1.0, math.nan, math.inf):
         with pytest.raises(OptionError, match="none of them negative"):
             solve_path(K, b, [1.0, bad])
-    with pytest.raises(OptionError, match="needs CG"):
-        solve_path(K, b, [1.0], Cholesky())  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="on_fail='escalate' is for one alpha"):
+        solve_path(K, b, [1.0], on_fail="escalate")
     with pytest.raises(ShapeError, match="x0 has shape"):
         solve_path(K, b, [1.0], x0=b[:2])
     with pytest.raises(ShapeError, match="b has shape"):

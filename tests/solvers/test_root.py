@@ -7,9 +7,20 @@ import pytest
 import torch
 from preconditioner_cases import kernel_system
 
-from kerngp.errors import ConvergenceWarning, OptionError, ShapeError, SolveError
+from kerngp.errors import BackendUnavailable, ConvergenceWarning, OptionError, ShapeError, SolveError
 from kerngp.options import options
-from kerngp.solvers import Dense, Jacobi, Nystrom, RPCholesky, Status, cast, identity, sample, sqrt_product
+from kerngp.solvers import (
+    Dense,
+    Jacobi,
+    Nystrom,
+    RPCholesky,
+    Status,
+    Vecchia,
+    cast,
+    identity,
+    sample,
+    sqrt_product,
+)
 from kerngp.solvers.functions.congruence import Congruence
 from kerngp.solvers.functions.lanczos import lanczos
 from kerngp.solvers.functions.root import rsqrt_bound, sqrt_bound
@@ -137,7 +148,7 @@ def test_early_end():
 # ---------------------------------------------------------------- samples
 
 
-@pytest.mark.parametrize("recipe", [None, Jacobi(), RPCholesky(20), Nystrom(20)])
+@pytest.mark.parametrize("recipe", [None, Jacobi(), RPCholesky(20), Nystrom(20), Vecchia(10)])
 @pytest.mark.parametrize("n", [1, 2, 7, 33])
 def test_samples_are_a_root_of_the_covariance(n, recipe):
     """R R' = A: R is linear in z, so it is read off by as many samples as there are entries."""
@@ -192,6 +203,13 @@ def test_no_root():
         sample(indefinite, preconditioner=identity(3), exact_below=0)
     with pytest.raises(SolveError, match="NaN or infinity in b"):
         sqrt_product(kernel_system(3), torch.full((3,), torch.nan, dtype=F))
+
+
+def test_transforms_are_refused():
+    with pytest.raises(BackendUnavailable, match="sqrt_product"):
+        torch.func.jacrev(lambda b: sqrt_product(torch.eye(3, dtype=F), b).value)(random(3))
+    with pytest.raises(BackendUnavailable, match="sample"):
+        torch.func.jacrev(lambda t: sample(Dense(t, psd=True)).value)(torch.eye(3, dtype=F))
 
 
 def test_messages():

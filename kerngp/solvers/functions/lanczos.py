@@ -164,11 +164,23 @@ class _Rows:
         self.memory[..., k, :] = row
 
 
-def groups(columns: Tensor, steps: int) -> Iterator[Tensor]:
-    """Columns (*batch, n, s) in groups whose bases fit into ``options.memory_limit``."""
-    one = 8 * (min(steps, columns.shape[-2]) + 1) * columns[..., 0].numel()
-    fit = max(1, _options.current().memory_limit // max(1, one))
-    yield from columns.split(fit, -1)
+def in_groups(
+    apply: Callable[[Tensor], Tensor], start: Tensor, steps: int, enough: Callable[[Krylov], bool]
+) -> Iterator[Krylov]:
+    """`lanczos` with as many columns at a time as have bases that fit into ``options.memory_limit``.
+
+    The first group is made for ``steps`` steps, later ones for twice as many as were needed so far. Use
+    each result before the next one is asked for.
+    """
+    done, most = 0, min(steps, start.shape[-2])
+    expected, needed = most, 0
+    while done < start.shape[-1]:
+        column = 8 * (expected + 1) * start[..., 0].numel()
+        part = start[..., done : done + max(1, _options.current().memory_limit // max(1, column))]
+        krylov = lanczos(apply, part, steps, enough)
+        done, needed = done + part.shape[-1], max(needed, krylov.steps)
+        expected = min(most, 2 * needed)
+        yield krylov
 
 
 def check_finite(values: Tensor, what: str) -> None:

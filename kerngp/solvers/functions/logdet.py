@@ -20,7 +20,7 @@ The same T and basis give B^-1 z, and with it the gradient, for the same z,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from ..solution import Status
 from . import estimate as _estimate
 from .congruence import Congruence, check_positive, in_sufficient_precision, require_symmetric
 from .estimate import Estimate
-from .lanczos import EPS, Krylov, check_finite, groups, lanczos, tridiagonal
+from .lanczos import EPS, Krylov, check_finite, in_groups, tridiagonal
 
 Tensor = torch.Tensor
 
@@ -82,7 +82,7 @@ def logdet(
     SolveError
         If a NaN appears, or A is not positive definite to working precision: there is no value.
     BackendUnavailable
-        In forward mode, under transforms of `torch.func`, and for second derivatives of an estimate.
+        For an estimate in forward mode, under transforms of `torch.func`, and for its second derivatives.
 
     Warns
     -----
@@ -102,9 +102,9 @@ def logdet(
     _estimate.check_count("probes", probes, 2, " (the standard error comes from their spread)")
     _estimate.check_count("steps", steps, 1)
     _estimate.check_tolerance(tol)
-    refuse("logdet", A.tensors)
     if A.shape[-1] <= exact_below or A.shape[-1] == 0:
         return _exact(A)
+    refuse("an estimated logdet", A.tensors)
     with torch.no_grad():
         B = Congruence.of("logdet", A, preconditioner)
         gradient = any(t.requires_grad for t in A.tensors)
@@ -124,7 +124,7 @@ def logdet(
     if run.pairs is None:
         return found
     value = _Attached.apply(found.value, A, *run.pairs, *A.tensors)
-    return Estimate(**(vars(found) | {"value": value}))
+    return replace(found, value=value)
 
 
 def _exact(A: LinearOperator) -> Estimate:
@@ -176,8 +176,7 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
         return bool(good.all()) and (not limits.gradient or _residual(krylov, theta, Y) <= limits.tol)
 
     samples, gaps, solved, lowest, converged, products = [], [], [], float("inf"), True, 0
-    for part in groups(Z, limits.steps):
-        krylov = lanczos(B, part, limits.steps, enough)
+    for krylov in in_groups(B, Z, limits.steps, enough):
         theta, Y = krylov.eigh()
         check_positive("logdet", theta)
         lowest, products = min(lowest, float(theta.min())), products + krylov.steps

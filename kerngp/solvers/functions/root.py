@@ -26,13 +26,14 @@ from typing import Any
 import torch
 
 from ...engine.arrays import kind_of, restore
+from ...engine.transforms import refuse
 from ...errors import SolveError
 from ..checks import columns
 from ..operator import LinearOperator, as_operator, cast
 from ..solution import Note, Status
 from . import estimate as _estimate
 from .congruence import Congruence, check_positive, in_sufficient_precision, require_symmetric
-from .lanczos import EPS, Krylov, check_finite, groups, lanczos
+from .lanczos import EPS, Krylov, check_finite, in_groups
 
 Tensor = torch.Tensor
 
@@ -111,6 +112,7 @@ def sqrt_product(
     require_symmetric("sqrt_product", A)
     _check(tol, steps)
     given, vector = columns("b", b, A.shape, None, A.device)
+    refuse("sqrt_product", (given, *A.tensors))
     B = (
         given.detach()
         .double()
@@ -174,6 +176,7 @@ def sample(
     """
     A = as_operator(A)
     require_symmetric("sample", A)
+    refuse("sample", A.tensors)
     _check(tol, steps)
     _estimate.check_count("count", count, 0)
     z = _estimate.gaussian((*A.shape[:-1], count), random_state, A.device)
@@ -265,8 +268,7 @@ def _applied(B: Congruence, b: Tensor, how: _Function, tol: float, steps: int) -
 
     def run(B: Congruence) -> tuple[RootProduct, float]:
         values, errors, allowed, products = [], [], math.inf, 0
-        for part in groups(b, steps):
-            krylov = lanczos(B, part, steps, enough)
+        for krylov in in_groups(B, b, steps, enough):
             eigh = how.ritz(krylov)
             values.append(how.finish(B, krylov, eigh))
             errors.append(how.error(krylov, eigh[0]))

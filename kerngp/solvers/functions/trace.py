@@ -14,11 +14,12 @@ all of them are solved together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from ...engine.transforms import refuse
 from ...errors import OptionError, SolveError
 from ..cg import CG
 from ..checks import require_square
@@ -133,7 +134,7 @@ def effective_dimension(
     if A.shape[-1] <= exact_below or not A.shape[-1]:
         return _estimate.exact(A.shape[-1] - (d * job.inverse().diagonal(dim1=-2, dim2=-1)).sum(-1))
     found = job.weighted_trace(d)
-    return Estimate(**(vars(found) | {"value": A.shape[-1] - found.value}))
+    return replace(found, value=A.shape[-1] - found.value)
 
 
 def diagonal_inverse(
@@ -171,8 +172,7 @@ def diagonal_inverse(
     X, rough, known = job.solve(Z)
     size = X.detach().square().mean(-2, keepdim=True).sqrt()
     truncation = (known["residuals"].unsqueeze(-2) * size).mean(-1).expand(X.shape[:-1])
-    known_part = (Z * rough - job.M.diag().double().unsqueeze(-1)).detach()
-    return job.estimate(controlled(Z * X, known_part), truncation, known)
+    return job.estimate(controlled(Z * X, Z * rough, job.M.diag().double()), truncation, known)
 
 
 @dataclass(frozen=True)
@@ -228,25 +228,31 @@ class _Job:
             Z, diagonal = root.unsqueeze(-1) * Z, diagonal * d
         X, rough, known = self.solve(Z)
         samples = (Z * X).sum(-2, keepdim=True)
-        known_part = (Z * rough).sum(-2, keepdim=True) - diagonal.sum(-1, keepdim=True).unsqueeze(-1)
+        known_part = (Z * rough).sum(-2, keepdim=True)
         size = (X.norm(dim=-2) * Z.norm(dim=-2)).detach()
         truncation = (known["residuals"] * size).mean(-1)  # z'(A^-1 z - x) = (A^-1 z)' r
-        return self.estimate(controlled(samples, known_part.detach()).squeeze(-2), truncation, known)
+        return self.estimate(
+            controlled(samples, known_part, diagonal.sum(-1, keepdim=True)).squeeze(-2), truncation, known
+        )
 
     def estimate(self, samples: Tensor, truncation: Tensor, known: dict) -> Estimate:
         rest = {k: known[k] for k in ("status", "products", "notes")}
         return _estimate.random_estimate(samples, truncation, **rest)
 
 
-def controlled(samples: Tensor, known: Tensor) -> Tensor:
-    """samples - c known, (..., s), for numbers ``known`` of mean zero.
+def controlled(samples: Tensor, known: Tensor, mean: Tensor) -> Tensor:
+    """samples - c (known - mean), (..., m, s), without a gradient through c (known - mean).
 
     Parameters
     ----------
     samples, known : Tensor of shape (*batch, m, s)
-        Of m quantities, which share the coefficient c of each of the s columns; ``known`` without a
-        gradient, whose mean would be zero.
+        Of m quantities, which share the coefficient c of each of the s columns.
+    mean : Tensor of shape (*batch, m)
+        What ``known`` is on average.
     """
+    known, mean = known.detach(), mean.detach().unsqueeze(-1)
+    # a difference that is no more than rounding must not be made much of
+    known = torch.where((known - mean).abs() > 1e-12 * mean.abs(), known - mean, 0.0)
     if samples.shape[-1] < 4:
         return samples - known  # too few to find c
     x, y = known, samples.detach()
@@ -299,6 +305,7 @@ def trace(A: Any, *, probes: int | None = None, random_state: int = 0) -> Estima
     _estimate.check_count("probes", probes, 4, " (two sketches of at least two)")
     if len(A.shape) != 2:
         raise OptionError(f"trace from products works on one matrix; the operator has shape {A.shape}.")
+    refuse("a trace from products", A.tensors)
     with torch.no_grad():
         G = _estimate.gaussian((A.shape[-1], min(probes // 2, A.shape[-1])), random_state, A.device)
         return _xtrace(lambda v: A.matmul(v.to(A.torch_dtype)).double(), G, torch.finfo(A.torch_dtype).eps)

@@ -204,29 +204,33 @@ class VecchiaInverse(Preconditioner):
 
 
 def _rows_of_factor(blocks: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of L from blocks (B, s, s), and what was kept of ``there`` (B, s)."""
-    roundoff = 8 * blocks.shape[-1] * torch.finfo(blocks.dtype).eps
+    """The rows of L from blocks (B, s, s), and what was kept of ``there`` (B, s).
+
+    Rows that rounding would spoil are computed anew from fewer and fewer neighbours, in the end from none.
+    """
+    rows, good = _solved(blocks, there)
+    kept, threshold = there.clone(), 64 * blocks.shape[-1] * torch.finfo(blocks.dtype).eps
+    while not bool(good.all()) and threshold < 16:
+        bad = (~good).nonzero().squeeze(-1)
+        kept[bad] = there[bad] & _independent(blocks[bad], threshold)
+        rows[bad], good[bad] = _solved(blocks[bad], kept[bad])
+        threshold *= 16
+    return rows, kept
+
+
+def _solved(blocks: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of L, and whether they are good.
+
+    A row l has l A l' = 1. Roundings of the entries of A alone change that by up to a few units of
+    rounding times (sum of |l_j| sqrt(a_jj))^2.
+    """
     C, info = torch.linalg.cholesky_ex(_restricted(blocks, there))
-    pivots = C.diagonal(dim1=-2, dim2=-1).square()
-    scale = torch.where(there, blocks.diagonal(dim1=-2, dim2=-1), 1.0)
-    poor = (info != 0) | ~(pivots >= roundoff * scale).all(-1)
-    if bool(poor.any()):
-        there = there.clone()
-        there[poor] &= _independent(blocks[poor], 8 * roundoff)
-        again, info = torch.linalg.cholesky_ex(_restricted(blocks[poor], there[poor]))
-        alone = torch.zeros_like(there[poor])
-        alone[:, -1] = True
-        # rows that even now are no positive definite problem stand for themselves
-        there[poor] = torch.where((info != 0).unsqueeze(-1), alone, there[poor])
-        C[poor] = torch.where(
-            (info != 0)[:, None, None],
-            torch.linalg.cholesky_ex(_restricted(blocks[poor], alone))[0],
-            again,
-        )
     last = torch.zeros(*blocks.shape[:-1], 1, dtype=blocks.dtype, device=blocks.device)
     last[:, -1] = 1.0
     rows = torch.linalg.solve_triangular(C.mT, last, upper=True).squeeze(-1)
-    return torch.where(there, rows, 0.0), there
+    rows = torch.where(there, rows, 0.0)
+    size = (rows.abs() * blocks.diagonal(dim1=-2, dim2=-1).sqrt()).sum(-1)
+    return rows, (info == 0) & (40 * torch.finfo(blocks.dtype).eps * size.square() <= 1)
 
 
 def _restricted(blocks: Tensor, there: Tensor) -> Tensor:
@@ -236,14 +240,13 @@ def _restricted(blocks: Tensor, there: Tensor) -> Tensor:
 
 
 def _independent(blocks: Tensor, roundoff: float) -> Tensor:
-    """Which rows to keep so that all are independent: the last one, then from the first on."""
-    size = blocks.shape[-1]
-    rest, scale = blocks.clone(), blocks.diagonal(dim1=-2, dim2=-1)
-    kept = torch.zeros(blocks.shape[:-1], dtype=torch.bool, device=blocks.device)
-    for k in [size - 1, *range(size - 1)]:
+    """Which rows to keep, from the first on, so that they determine neither each other nor the last."""
+    rest, scale = blocks.clone(), roundoff * blocks.diagonal(dim1=-2, dim2=-1)
+    kept = torch.ones(blocks.shape[:-1], dtype=torch.bool, device=blocks.device)
+    for k in range(blocks.shape[-1] - 1):
         pivot = rest[:, k, k]
-        kept[:, k] = pivot > roundoff * scale[:, k]
+        left = rest[:, -1, -1] - rest[:, -1, k].square() / pivot  # of the last row's variance
+        kept[:, k] = (pivot > scale[:, k]) & (left > scale[:, -1])
         column = torch.where(kept[:, k, None], rest[:, :, k] / pivot.unsqueeze(-1).sqrt(), 0.0)
         rest -= column.unsqueeze(-1) * column.unsqueeze(-2)
-    kept[:, -1] = True
     return kept
