@@ -115,6 +115,7 @@ def test_duplicates_and_smooth_kernels(data, form):
     assert s.status is Status.converged
     m = s.extra["centers"].shape[0]
     assert m <= 200
+    assert s.report.choice == (f"{300 - m} of 300 centres left out: the others determine them.",)
     assert bool(torch.isfinite(s.x).all())
     # less than the best of the whole space would need: compare the objective with ridge regression on all
     K = dense_kernel(X, X).matrix
@@ -241,6 +242,18 @@ def test_sizes_of_targets(data, size):
     torch.testing.assert_close(s.x / (size or 1.0), one.x if size else 0 * one.x, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("form", ["fused", "normal"])
+def test_no_alpha_and_no_weight(data, form):
+    X, y = data
+    Z = 4 * torch.rand(5, 2, dtype=F)
+    method = InducingPoints(centers=Z, tol=1e-10, form=form)
+    s = method.solve(kernel, X, y, 0.0)
+    predictions_agree(X, s, torch.linalg.lstsq(dense_kernel(X, s.extra["centers"]).matrix, y).solution, 1e-7)
+    s = method.solve(kernel, X, y, 0.5, sample_weight=torch.zeros(700))
+    assert s.status is Status.converged
+    assert bool((s.x == 0).all())
+
+
 @pytest.mark.parametrize("kind", ["sampled", "krill", "falkon"])
 def test_preconditioners(data, kind):
     X, y = data
@@ -343,6 +356,7 @@ def test_number_of_centers_follows_the_spectrum():
     K = dense_kernel(X, X).matrix
     values = torch.linalg.eigvalsh(K).clamp_min(0)
     assert d == pytest.approx(float((values / (values + 1.0)).sum()), rel=0.1)
+    assert d is not None
     s = InducingPoints().solve(kernel, X, X.sin(), 1.0)
     assert len(s.extra["centers"]) <= enough(d) < 1000
     assert f"{enough(d):,} centres" in s.report.choice[0]
@@ -429,7 +443,9 @@ def test_symmetric_products(m):
 def test_factor_of_the_centers():
     X = torch.rand(33, 2, dtype=F)
     Z = torch.cat([X, X])
-    T, keep = independent(dense_kernel(Z, Z), 1e-12)
+    factor = independent(dense_kernel(Z, Z), 1e-12)
+    assert factor is not None
+    T, keep = factor
     assert len(keep) <= 33
     torch.testing.assert_close(T, T.triu())
     torch.testing.assert_close(T.T @ T, dense_kernel(Z[keep], Z[keep]).matrix)
@@ -530,7 +546,9 @@ def test_gradients_are_those_of_the_dense_formula(form, make, alpha):
     first = [torch.autograd.grad((x * weight).sum(), inputs, create_graph=True) for x in (want, got)]
     for a, b in zip(*first, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-8, atol=1e-10)
-    second = [torch.autograd.grad(sum(g.sin().sum() for g in grads), inputs) for grads in first]
+    second = [
+        torch.autograd.grad(torch.stack([g.sin().sum() for g in grads]).sum(), inputs) for grads in first
+    ]
     for a, b in zip(*second, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-9)
 
@@ -540,6 +558,20 @@ def test_gradcheck(form):
     inputs = leaves()
     assert torch.autograd.gradcheck(lambda *t: found(form, with_rate, *t), inputs, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda *t: found(form, with_rate, *t), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("alpha", [0.3, [0.3, 1.5]])
+def test_many_cotangents_at_once(alpha):
+    inputs = leaves(alpha)
+    x = found("fused", with_rate, *inputs)
+    cotangents = torch.randn(3, *x.shape, dtype=F)
+    pull = lambda g: torch.autograd.grad(x, inputs, g, retain_graph=True)  # noqa: E731
+    together = torch.func.vmap(pull)(cotangents)
+    for k, g in enumerate(cotangents):
+        for all_of_them, one in zip(
+            together, torch.autograd.grad(x, inputs, g, retain_graph=True), strict=True
+        ):
+            torch.testing.assert_close(all_of_them[k], one, rtol=1e-8, atol=1e-10)
 
 
 def test_gradients_of_centers_that_are_rows():

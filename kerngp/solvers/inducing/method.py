@@ -282,6 +282,9 @@ class _Task:
             if factor is None:
                 return self._without(Status.nan, Z, form, None, meter)
             T, keep = factor
+            if len(keep) < len(Z):
+                left = len(Z) - len(keep)
+                self.choice.append(f"{left:,} of {len(Z):,} centres left out: the others determine them.")
             Z = Z[keep]
             start = None if start is None else start[..., keep, :]
             if not len(keep):
