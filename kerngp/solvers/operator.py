@@ -111,6 +111,11 @@ class LinearOperator(ABC):
         return np.dtype(NUMPY_DTYPES[self.torch_dtype])
 
     @property
+    def entries(self) -> float:
+        """How many entries a product computes, for those who count."""
+        return float(math.prod(self.shape))
+
+    @property
     def T(self) -> LinearOperator:
         """The transpose; a symmetric operator is its own."""
         return self if self.symmetric else self._transpose()
@@ -146,7 +151,7 @@ class LinearOperator(ABC):
             batch = torch.broadcast_shapes(self.shape[:-2], t.shape[:-2])
             out = t.new_zeros((*batch, self.shape[-2], 0))
         else:
-            with count(self.work, math.prod(self.shape) if self.work == "products" else 0.0):
+            with count(self.work, self.entries if self.work == "products" else 0.0):
                 out = self._matmul(t, exact)
         return restore(out.squeeze(-1) if vector else out, kind_of(b))
 
