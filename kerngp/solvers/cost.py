@@ -24,6 +24,7 @@ from .preconditioners import Identity, LowRankInverse, RPCholesky, Vecchia, Vecc
 Tensor = torch.Tensor
 ENTRY = 10  # an entry that is stored costs about this much of one that is summed at once
 TREE = 300  # operations to find one neighbour by a tree
+NEARLY = 1.1  # times the least: costs that nobody can tell apart
 SELECTION = 3  # products that a search among all pairs costs
 INSPECTION = 50  # iterations between two true residuals
 
@@ -191,14 +192,14 @@ SPARSE = Family(
     lambda k, seed: Vecchia(k, random_state=seed),
     # neighbours, the small matrices, and their factorisation
     setup=lambda m, w, k: (
-        _search(m, w, k) + 2 * (k + 1) ** 2 * w.n * w.entry + 2 * (k + 1) ** 3 / 3 * w.n / m.small
+        _search(m, w, k) + (k + 1) ** 2 * w.n * w.entry + 1.5 * (k + 1) ** 3 / 3 * w.n / m.small
     ),
     apply=lambda m, w, k: 2.0 * 20 * k * w.n / m.stream,
     memory=lambda w, k: 16.0 * k * w.n,
     raced=lambda n: (min(15, n - 1), min(40, n - 1)),
-    sizes=(10, 15, 20, 30, 40, 60, 80, 100, 150),
+    sizes=(10, 15, 20, 30, 40, 50, 60, 80, 100, 150),
     size_of=lambda M: M.parents.shape[1] if isinstance(M, VecchiaInverse) else None,
-    growth=0.2,
+    growth=0.27,
 )
 FAMILIES = (SPARSE, LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
 
@@ -290,11 +291,17 @@ def forecasts(m: Machine, w: Workload, family: Family, measured: dict[int, float
 
 
 def cheapest(predictions: list[Prediction]) -> list[Prediction]:
-    """The best size of each family, the cheapest first; of equals the one with least setup."""
+    """The best size of each family, the cheapest first.
+
+    Of sizes that cost nearly the same the one with fewest iterations: it depends least on how well those
+    were predicted.
+    """
     best: dict[str, Prediction] = {}
-    for p in sorted(predictions, key=lambda p: (p.seconds, p.setup)):
-        best.setdefault(p.family.name, p)
-    return list(best.values())
+    for name in {p.family.name: None for p in predictions}:
+        mine = [p for p in predictions if p.family.name == name]
+        limit = NEARLY * min(p.seconds for p in mine)
+        best[name] = min((p for p in mine if p.seconds <= limit), key=lambda p: (p.iterations, p.seconds))
+    return sorted(best.values(), key=lambda p: (p.seconds, p.setup))
 
 
 def workload(A: LinearOperator, columns: int, product: float, exact: float, memory: int) -> Workload:

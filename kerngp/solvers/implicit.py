@@ -172,6 +172,7 @@ class Problem:
                 passes=meter.passes(size),
                 seconds={**meter.seconds, "total": meter.elapsed},
                 tol=getattr(method, "tol", None),
+                notes=(*getattr(P, "notes", ()), *s.report.notes),
             )
         return replace(s, report=report)
 

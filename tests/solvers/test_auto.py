@@ -103,10 +103,9 @@ class TestCost:
     def test_best_of_each_family(self):
         ps = [predict(MACHINE, work(), LOW_RANK, k, i) for k, i in ((100, 90), (300, 40), (1000, 39))]
         ps += [predict(MACHINE, work(), NONE, 0, 45)]
-        assert [(p.family.name, p.size) for p in cheapest(ps)] == [
-            ("RPCholesky", 300),
-            ("no preconditioner", 0),
-        ]
+        assert [p.size for p in cheapest(ps)] == [1000, 0]  # 300 would take as long, with more iterations
+        dear = [dataclasses.replace(p, setup=10 * p.setup) for p in ps]
+        assert [p.size for p in cheapest(dear)] == [300, 0]
 
 
 def heats(**iterations):
@@ -150,7 +149,7 @@ class TestDecision:
             decide(MACHINE, work(), heats(sparse_15=10), rows).predictions[0].iterations
             for rows in (50_000, 500)
         )
-        assert half == pytest.approx(full * 100**0.2)
+        assert half == pytest.approx(full * 100**SPARSE.growth)
 
     def test_lines_hold_the_numbers(self):
         lines = decide(MACHINE, work(), heats(low_100=200, none_0=400), 50_000).lines
