@@ -7,7 +7,7 @@ Two iterates are compared by the energy x'Ax / 2 - b'x, which falls with the err
 whereas |b - A x| of a perfectly healthy run may rise for a long time; residuals decide between equal
 energies. Differences of energies come without cancellation from the true residuals of both,
 
-    energy(x) - energy(y) = (r_x + r_y)'(x - y) / 2      with the sign turned: the fall from x to y > 0.
+    energy(y) - energy(x) = (r_x + r_y)'(x - y) / 2
 """
 
 from __future__ import annotations

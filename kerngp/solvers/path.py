@@ -3,6 +3,7 @@
 (K + alpha_j I) x_j = b for j = 1..J has the columns of all j in one run of conjugate gradients, each with
 its own shift: an iteration costs one pass over K for all of them, and a column leaves when it has
 converged. Small alphas are the hard ones, so that the passes are about those of the hardest alone.
+Preconditioners come from one recipe: its expensive choices are made once, its numbers for a few alphas.
 Starting small alphas from the solutions of larger ones would cost the passes of each in turn.
 """
 
@@ -19,8 +20,9 @@ from ..errors import OptionError, ShapeError
 from .cg import CG
 from .checks import columns, everywhere, require_square
 from .implicit import Choice, Problem, judge, solved
-from .operator import LinearOperator, as_operator
+from .operator import LinearOperator, as_operator, identity
 from .preconditioners.by_column import ByColumn
+from .preconditioners.custom import CustomPreconditioner
 from .resolve import Method, Recipe, Resolved, resolve
 from .shifted import Apart, Shifted, Together
 from .solution import Progress, Solution
@@ -28,6 +30,7 @@ from .solve import check_on_fail
 from .switch import Switching
 
 Tensor = torch.Tensor
+ALIKE = 4.0  # alphas within this factor share a preconditioner
 
 
 def solve_path(
@@ -56,7 +59,7 @@ def solve_path(
         As in `solve`; "auto" chooses for the smallest alpha. With `CG` all alphas share the products,
         with other methods each is solved alone.
     preconditioner : recipe, LinearOperator or str, optional
-        A recipe is built once and refreshed for every alpha; an operator serves all of them.
+        A recipe is built once and refreshed for alphas that differ much; an operator serves all of them.
     x0 : array like b, or one such for every alpha, optional
     tol, max_iter, time_limit, callback
         As in `solve`.
@@ -122,19 +125,44 @@ class PathChoice(Choice):
         if isinstance(method, Switching):
             method = method.cg
         if M is not None and len(firsts) > 1 and not isinstance(preconditioner, LinearOperator):
-            M = _for_each(M, preconditioner, [A.at(e) for e in firsts[1:]], which)
+            M = _for_each(M, preconditioner, A.base, distinct.tolist(), which)
         return Resolved(Together(method) if isinstance(method, CG) else Apart(method), M, lines)
 
 
 def _for_each(
-    first: LinearOperator, recipe: Any, systems: Sequence[LinearOperator], which: Tensor
+    first: LinearOperator, recipe: Any, K: LinearOperator, alphas: list[float], which: Tensor
 ) -> LinearOperator:
-    """One preconditioner for every distinct alpha, given that for the smallest."""
-    renew = getattr(first, "refresh", getattr(recipe, "build", None))
+    """One preconditioner for each group of alphas that differ little, given that for the smallest.
+
+    For P = K + rho I all eigenvalues of P^-1 (K + alpha I) lie between 1 and alpha / rho. A preconditioner
+    from below serves larger alphas as well as its own and keeps its floor; others are made for the middle.
+    """
+    renew = getattr(first, "refresh", None)
+    if isinstance(first, CustomPreconditioner) or renew is None:  # it cannot be renewed, only made again
+        renew = getattr(recipe, "build", None)
     if renew is None:
         return first
+    groups = _groups(alphas)
+    below = getattr(first, "floor", None) is not None
+    middles = [g[0] if below else (g[0] * g[-1]) ** 0.5 for g in groups]
     with torch.no_grad():
-        return ByColumn([first, *map(renew, systems)], which)
+        eye = identity(K.shape[-1], device=K.device)
+        parts = [first if m == alphas[0] else renew(K + m * eye) for m in middles]
+    if len(parts) == 1:
+        return parts[0]
+    member = torch.tensor([k for k, g in enumerate(groups) for _ in g], device=which.device)
+    return ByColumn(parts, member[which])
+
+
+def _groups(alphas: list[float]) -> list[list[float]]:
+    """Increasing numbers in groups whose largest is at most ``ALIKE`` times the smallest."""
+    groups: list[list[float]] = []
+    for a in alphas:
+        if groups and a <= ALIKE * groups[-1][0]:
+            groups[-1].append(a)
+        else:
+            groups.append([a])
+    return groups
 
 
 def _alphas(alphas: Any, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import OptionError
+from .cg import CG
 from .cholesky import Cholesky, factorise
 from .guard import guard
 from .operator import LinearOperator, cast
@@ -41,13 +42,13 @@ class Refine:
     Parameters
     ----------
     inner : Method
-        What solves for the corrections: CG(), Cholesky(), ...
+        What solves for the corrections.
     tol : float
         On |b - A x| / |b|, for every column.
     inner_tol : float
         Tolerance of the corrections, for methods that have one.
     max_outer : int
-        Most corrections.
+        Most corrections; one that does not halve the residual is the last.
     dtype : torch.dtype
         Of the operator in the inner solves.
     time_limit : float, optional
@@ -62,7 +63,7 @@ class Refine:
     tensor([1., 1.], dtype=torch.float64)
     """
 
-    inner: Method
+    inner: Method = CG()
     tol: float = 1e-6
     inner_tol: float = 1e-2
     max_outer: int = 50
@@ -109,14 +110,14 @@ class _Work:
         self.scale = power_of_two(b.double())
         self.B = b.double() / self.scale
         self.X = torch.zeros_like(self.B) if x0 is None else x0.double() / self.scale
-        self.low = cast(A, method.dtype)
+        fits = _in_range(A, method.dtype)
+        self.low = cast(A, method.dtype if fits else torch.float64)
         self.norm_b = self.B.norm(dim=-2)
         self.X = torch.where((self.norm_b == 0).unsqueeze(-2), 0.0, self.X)
         self.outer = self.products = self.inner_iterations = 0
         self.factor: Tensor | None = None
         self.status: Status | None = None
         self.detail, self.attainable = "", guard(self.low, dtype=b.dtype).attainable
-        self.rest = torch.zeros_like(self.norm_b)
         self.R, given = self._residual()
         self.best, self.best_x = given, self.X
         self.history = [given]
@@ -193,6 +194,11 @@ class _Work:
         """What is known at the end."""
         status = self.status or Status.max_iter
         x = torch.where(torch.isfinite(self.best).unsqueeze(-2), self.best_x * self.scale, torch.nan)
+        why = ""
+        if self.low.torch_dtype != self.method.dtype:
+            why = f" The entries of the matrix are out of the range of {self.method.dtype}.".replace(
+                "torch.", ""
+            )
         text = f"{self.outer} corrections with {str(self.low.torch_dtype).removeprefix('torch.')} solves."
         return Solution(
             x=x.to(self.dtype),
@@ -207,6 +213,14 @@ class _Work:
             report=Report(
                 preconditioner=getattr(self.M, "description", ""),
                 attainable=self.attainable,
-                notes=(Note("REFINED", text),),
+                notes=(Note("REFINED", text + why),),
             ),
         )
+
+
+def _in_range(A: LinearOperator, dtype: torch.dtype) -> bool:
+    """Whether entries like those on the diagonal are normal numbers of the dtype, with room to spare."""
+    top = A.diag().detach().double().abs()
+    largest = float(top.max()) if top.numel() else 1.0
+    info = torch.finfo(dtype)
+    return not (largest > 1e-6 * info.max or 0 < largest < 1e6 * info.tiny)

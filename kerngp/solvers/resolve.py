@@ -16,6 +16,7 @@ from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
 from .preconditioners import NoPreconditioner, as_preconditioner
+from .refine import Refine
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
@@ -26,6 +27,7 @@ METHODS: dict[str, Any] = {
     "auto": Auto,
     "cg": CG,
     "cholesky": Cholesky,
+    "refine": Refine,
 }
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 

@@ -26,6 +26,7 @@ from kerngp.solvers import (
     LinearOperator,
     NoPreconditioner,
     Nystrom,
+    Refine,
     RPCholesky,
     Vecchia,
     identity,
@@ -34,7 +35,6 @@ from kerngp.solvers import (
 from kerngp.solvers.alternating import AlternatingProjection
 from kerngp.solvers.askotch import ASkotch
 from kerngp.solvers.auto import Auto
-from kerngp.solvers.refine import Refine
 
 Tensor = torch.Tensor
 F = torch.float64
@@ -49,7 +49,6 @@ class Solver:
     limit: str | None = "max_iter"  # the name of its limit; None for a direct method
     preconditioned: bool = True  # whether a preconditioner changes what it does
     tol: float = 1e-10  # reached in float64 on a matrix of condition 100
-    wide: bool = True  # whether matrices beyond the range of float32 are solved
 
     @property
     def name(self) -> str:
@@ -67,8 +66,8 @@ class Solver:
 SOLVERS = [
     Solver(CG),
     Solver(Cholesky, limit=None, preconditioned=False),
+    Solver(Refine, limit="max_outer"),
     Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
-    Solver(Refine, {"inner": CG()}, limit="max_outer", preconditioned=False, wide=False),
     Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
     Solver(AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
 ]

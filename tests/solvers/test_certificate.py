@@ -125,10 +125,10 @@ def test_scale_and_start():
         error = solve(A, factor * b, CG(tol=1e-4)).report.certificate.error
         torch.testing.assert_close(error / factor, reference)
     x = torch.linalg.solve(A.dense(), b)
-    s = solve(A, b, x0=x + 1e-9)
+    s = solve(A, b, CG(), x0=x + 1e-9)
     assert s.iterations == 0
     assert bool((s.report.certificate.error >= truth(A.dense(), s.x, b)).all())
-    nothing = solve(A, torch.zeros(60, 1, dtype=F)).report.certificate
+    nothing = solve(A, torch.zeros(60, 1, dtype=F), CG()).report.certificate
     assert float(nothing.error) == 0.0
 
 
@@ -155,13 +155,13 @@ def test_what_is_only_an_estimate():
     K, b = problem(100, 2, 3)
     A = Dense(K, psd=True) + 0.1 * identity(100)
     unknown = Dense(torch.diag(1 / A.diag()), psd=True)  # a user's own operator: nothing is known of it
-    c = solve(A, b, preconditioner=unknown).report.certificate
+    c = solve(A, b, CG(), preconditioner=unknown).report.certificate
     assert c.kind == "estimate"
     assert "no lower bound on the spectrum" in c.reason
-    c = solve(Dense(A.dense(), psd=True), b).report.certificate
+    c = solve(Dense(A.dense(), psd=True), b, CG()).report.certificate
     assert "no lower bound" in c.reason
     low = Dense(K.float(), psd=True) + 0.1 * identity(100)
-    c = solve(low, b).report.certificate
+    c = solve(low, b, CG()).report.certificate
     assert c.kind == "estimate"
     assert "products are in float32" in c.reason
     c = solve(low, b.float(), CG(tol=1e-4)).report.certificate
@@ -185,14 +185,14 @@ def test_a_wrong_floor_is_noticed():
     A = Dense(K, psd=True) + 0.1 * identity(100)
     M = Scaling(A.dense())
     M.floor = 0.9
-    c = solve(A, b, preconditioner=M).report.certificate
+    c = solve(A, b, CG(), preconditioner=M).report.certificate
     assert c.kind == "estimate"
     assert "contradict" in c.reason
 
 
 def test_no_certificate_without_a_definite_matrix():
     A = Dense(torch.diag(torch.tensor([1.0, -1.0], dtype=F)), symmetric=True)
-    assert solve(A, torch.ones(2, dtype=F), on_fail="ignore").report.certificate is None
+    assert solve(A, torch.ones(2, dtype=F), CG(), on_fail="ignore").report.certificate is None
 
 
 def test_least_eigenvalue_from_tags():

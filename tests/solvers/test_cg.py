@@ -112,9 +112,9 @@ def test_columns_converge_on_their_own_and_leave():
 def test_scale_of_the_right_hand_side_does_not_matter():
     A = Dense(spd(2.0), psd=True)
     b = torch.randn(N, dtype=F)
-    reference = solve(A, b)
+    reference = solve(A, b, CG())
     for factor in (2.0**-660, 2.0**-100, 2.0**660):  # powers of two: roundings are the same
-        s = solve(A, factor * b)
+        s = solve(A, factor * b, CG())
         assert s.iterations == reference.iterations
         torch.testing.assert_close(s.x / factor, reference.x, rtol=1e-6, atol=1e-12)
 
@@ -132,7 +132,7 @@ def test_start():
     A = spd(2.0)
     b = torch.randn(N, 2, dtype=F)
     x = torch.linalg.solve(A, b)
-    s = solve(Dense(A, psd=True), b, x0=x)
+    s = solve(Dense(A, psd=True), b, CG(), x0=x)
     assert s.status is Status.converged
     assert s.iterations == 0
     near = solve(Dense(A, psd=True), b, CG(tol=1e-8), x0=x + 1e-6 * torch.randn(N, 2, dtype=F))
@@ -215,7 +215,7 @@ def test_no_iterations_allowed():
 def test_indefinite(dtype):
     A = spd(2.0).to(dtype)
     A = A - 1.5 * torch.eye(N, dtype=dtype)  # a few negative eigenvalues
-    s = solve(Dense(A, symmetric=True), torch.randn(N, 2, dtype=dtype), on_fail="ignore")
+    s = solve(Dense(A, symmetric=True), torch.randn(N, 2, dtype=dtype), CG(), on_fail="ignore")
     assert s.status is Status.indefinite
     assert "p'Ap" in s.message
     assert bool(torch.isfinite(s.x).all())
@@ -223,14 +223,14 @@ def test_indefinite(dtype):
 
 
 def test_negative_definite_is_seen_at_once():
-    s = solve(Dense(-torch.eye(3, dtype=F), symmetric=True), torch.ones(3, dtype=F), on_fail="ignore")
+    s = solve(Dense(-torch.eye(3, dtype=F), symmetric=True), torch.ones(3, dtype=F), CG(), on_fail="ignore")
     assert s.status is Status.indefinite
     assert s.iterations == 1
 
 
 def test_indefinite_preconditioner():
     P = Dense(-torch.eye(N, dtype=F), symmetric=True)
-    s = solve(Dense(spd(1.0), psd=True), torch.ones(N, dtype=F), preconditioner=P, on_fail="ignore")
+    s = solve(Dense(spd(1.0), psd=True), torch.ones(N, dtype=F), CG(), preconditioner=P, on_fail="ignore")
     assert s.status is Status.indefinite
 
 
@@ -239,7 +239,7 @@ def test_bad_right_hand_side_ends_at_once(bad):
     b = torch.ones(N, 2, dtype=F)
     b[5, 1] = bad
     K = Counting(spd(2.0))
-    s = solve(K, b, on_fail="ignore")
+    s = solve(K, b, CG(), on_fail="ignore")
     assert s.status is Status.nan
     assert s.iterations == 0
     assert K.columns == []
@@ -249,7 +249,7 @@ def test_bad_right_hand_side_ends_at_once(bad):
 def test_nan_in_the_matrix_ends_at_once():
     A = spd(2.0)
     A[3, 3] = math.nan
-    s = solve(Dense(A, symmetric=True), torch.ones(N, dtype=F), on_fail="ignore")
+    s = solve(Dense(A, symmetric=True), torch.ones(N, dtype=F), CG(), on_fail="ignore")
     assert s.status is Status.nan
     assert s.iterations <= 1
     assert bool(torch.isnan(s.x).all())
@@ -257,7 +257,7 @@ def test_nan_in_the_matrix_ends_at_once():
 
 def test_nan_in_the_preconditioner():
     P = Dense(torch.full((N, N), math.nan, dtype=F), symmetric=True)
-    s = solve(Dense(spd(2.0), psd=True), torch.ones(N, dtype=F), preconditioner=P, on_fail="ignore")
+    s = solve(Dense(spd(2.0), psd=True), torch.ones(N, dtype=F), CG(), preconditioner=P, on_fail="ignore")
     assert s.status is Status.nan
 
 
@@ -265,6 +265,7 @@ def test_nan_in_the_start():
     s = solve(
         Dense(spd(2.0), psd=True),
         torch.ones(N, dtype=F),
+        CG(),
         x0=torch.full((N,), math.nan, dtype=F),
         on_fail="ignore",
     )
@@ -273,18 +274,18 @@ def test_nan_in_the_start():
 
 def test_zero_and_empty():
     A = Dense(spd(1.0), psd=True)
-    s = solve(A, torch.zeros(N, 2, dtype=F))
+    s = solve(A, torch.zeros(N, 2, dtype=F), CG())
     assert s.status is Status.converged
     assert not s.x.any()
     assert not s.residual_norms.any()
-    assert solve(A, torch.zeros(N, 0, dtype=F)).x.shape == (N, 0)
-    s = solve(Dense(torch.zeros(0, 0, dtype=F), psd=True), torch.zeros(0, dtype=F))
+    assert solve(A, torch.zeros(N, 0, dtype=F), CG()).x.shape == (N, 0)
+    s = solve(Dense(torch.zeros(0, 0, dtype=F), psd=True), torch.zeros(0, dtype=F), CG())
     assert s.status is Status.converged
     assert s.x.shape == (0,)
 
 
 def test_zero_right_hand_side_forgets_the_start():
-    s = solve(Dense(spd(1.0), psd=True), torch.zeros(N, dtype=F), x0=torch.ones(N, dtype=F))
+    s = solve(Dense(spd(1.0), psd=True), torch.zeros(N, dtype=F), CG(), x0=torch.ones(N, dtype=F))
     assert s.status is Status.converged
     assert not s.x.any()
 
@@ -294,13 +295,13 @@ def test_zero_right_hand_side_forgets_the_start():
 
 def test_callback_sees_every_iteration_and_stops():
     seen = []
-    s = solve(Dense(spd(3.0), psd=True), torch.randn(N, 2, dtype=F), callback=seen.append)
+    s = solve(Dense(spd(3.0), psd=True), torch.randn(N, 2, dtype=F), CG(), callback=seen.append)
     assert [p.iteration for p in seen] == list(range(1, s.iterations + 1))
     assert all(p.total == 1000 for p in seen)
     assert seen[-1].residual <= 1e-6 < seen[0].residual
     assert seen[-1].active == 0
     stopped = solve(
-        Dense(spd(3.0), psd=True), torch.randn(N, 2, dtype=F), callback=lambda p: p.iteration == 4
+        Dense(spd(3.0), psd=True), torch.randn(N, 2, dtype=F), CG(), callback=lambda p: p.iteration == 4
     )
     assert stopped.status is Status.stopped
     assert stopped.iterations == 4
@@ -308,7 +309,7 @@ def test_callback_sees_every_iteration_and_stops():
 
 def test_history():
     b = torch.randn(N, 2, dtype=F)
-    s = solve(Dense(spd(2.0), psd=True), b)
+    s = solve(Dense(spd(2.0), psd=True), b, CG())
     assert s.history.shape == (s.iterations + 1, 2)
     assert torch.equal(s.history[0], torch.ones(2, dtype=F))
     assert bool((s.history[-1] <= 1e-6).all())
@@ -317,7 +318,7 @@ def test_history():
 
 def test_numpy_comes_back():
     b = np.ones(N)
-    s = solve(Dense(spd(2.0), psd=True), b)
+    s = solve(Dense(spd(2.0), psd=True), b, CG())
     assert isinstance(s.x, np.ndarray)
     assert isinstance(s.residual_norms, np.ndarray)
     assert s.x.shape == (N,)
@@ -325,7 +326,7 @@ def test_numpy_comes_back():
 
 
 def test_plain_matrices():
-    s = solve(spd(2.0).numpy(), np.ones(N))
+    s = solve(spd(2.0).numpy(), np.ones(N), CG())
     assert s.converged
 
 
@@ -348,21 +349,21 @@ def test_messages():
     with pytest.raises(OptionError, match="max_iter=1.5"):
         CG(max_iter=1.5)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="on_fail='shout'"):
-        solve(A, b, on_fail="shout")
+        solve(A, b, CG(), on_fail="shout")
     with pytest.raises(ShapeError, match=r"b has shape \(3,\); the operator is 120 x 120"):
-        solve(A, b[:3])
+        solve(A, b[:3], CG())
     with pytest.raises(ShapeError, match="x0 has shape"):
-        solve(A, b, x0=torch.ones(N, 2, dtype=F))
+        solve(A, b, CG(), x0=torch.ones(N, 2, dtype=F))
     with pytest.raises(ShapeError, match="square"):
-        solve(Dense(torch.zeros(3, 4)), torch.ones(4))
+        solve(Dense(torch.zeros(3, 4)), torch.ones(4), CG())
     with pytest.raises(ShapeError, match="CG needs a symmetric operator"):
-        solve(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.ones(2))
+        solve(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.ones(2), CG())
     with pytest.raises(OptionError, match="preconditioner is a Tensor"):
-        solve(A, b, preconditioner=b)  # type: ignore[arg-type]
+        solve(A, b, CG(), preconditioner=b)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="preconditioner has shape"):
-        solve(A, b, preconditioner=identity(3))
+        solve(A, b, CG(), preconditioner=identity(3))
     with pytest.raises(DTypeError, match="b has dtype complex"):
-        solve(A, b.to(torch.complex128))
+        solve(A, b.to(torch.complex128), CG())
 
 
 # ---------------------------------------------------------------- Cholesky
@@ -477,7 +478,7 @@ def test_singular_matrix_ends():
     assert s.status in (Status.stagnated, Status.indefinite, Status.max_iter)
     torch.testing.assert_close(s.residual_norms, true_residual(A, s.x, b), rtol=1e-3, atol=1e-6)
     inside = A @ b
-    assert solve(Dense((A + A.T) / 2, psd=True), inside).status is Status.converged
+    assert solve(Dense((A + A.T) / 2, psd=True), inside, CG()).status is Status.converged
 
 
 # ---------------------------------------------------------------- badly scaled
@@ -528,7 +529,7 @@ def test_suggested_alpha_helps(kind):
 
 def test_suggested_alpha_of_a_batch():
     A = torch.stack([torch.eye(4, dtype=F), torch.diag(torch.tensor([1.0, -2.0, 3.0, 4.0], dtype=F))])
-    s = solve(Dense(A, symmetric=True), torch.ones(4, dtype=F), on_fail="ignore")
+    s = solve(Dense(A, symmetric=True), torch.ones(4, dtype=F), CG(), on_fail="ignore")
     assert s.status is Status.indefinite
     assert 2.0 < s.report.suggested_alpha <= 8.0
 
@@ -542,7 +543,7 @@ def test_ritz_values_are_the_spectrum_from_inside():
     low, high = s.report.ritz
     assert 1.0 - 1e-6 <= low < 1.01
     assert 990 < high <= 1000 * (1 + 1e-10)
-    one = solve(Dense(3.0 * torch.eye(4, dtype=F), psd=True), torch.ones(4, dtype=F))
+    one = solve(Dense(3.0 * torch.eye(4, dtype=F), psd=True), torch.ones(4, dtype=F), CG())
     assert one.report.ritz == pytest.approx((3.0, 3.0))
 
 
@@ -558,7 +559,7 @@ def test_ritz_values_of_the_preconditioned_operator():
 
 
 def test_no_iterations_no_ritz_values():
-    assert solve(Dense(spd(1.0), psd=True), torch.zeros(N, dtype=F)).report.ritz is None
+    assert solve(Dense(spd(1.0), psd=True), torch.zeros(N, dtype=F), CG()).report.ritz is None
 
 
 # ---------------------------------------------------------------- shifts

@@ -79,6 +79,20 @@ def test_twenty_alphas_for_the_passes_of_the_hardest(recipe, dtype):
     torch.testing.assert_close(s.x[0], hardest.x, rtol=0, atol=1e-4 * float(hardest.x.abs().max()))
 
 
+def test_preconditioners_are_shared_by_alphas_that_are_alike():
+    built = []
+
+    class Counted:
+        def build(self, A):
+            built.append(float(A.values))
+            return Dense(torch.diag(1 / A.dense().diagonal()), psd=True)
+
+    alphas = [8.0, 1.0, 2.0, 100.0, 2.0, 0.0]
+    s = solve_path(kernel(30) + 0.5 * identity(30), rhs(30), alphas, preconditioner=Counted())
+    assert s.status is Status.converged
+    assert built == pytest.approx([0.5, 0.5 + 2**0.5, 8.5, 100.5])
+
+
 def test_certificates_of_a_path():
     K, b, alphas = kernel(60), rhs(60, 2), torch.tensor([1e-2, 1.0], dtype=F)
     for recipe in (None, RPCholesky(20), RPCholesky(20).build(K + 1e-2 * identity(60))):

@@ -97,6 +97,15 @@ def test_preconditioner_start_zero_and_scale():
         torch.testing.assert_close(t.x / factor, s.x, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_matrices_that_float32_cannot_hold(scale):
+    b = torch.randn(20, 1, dtype=F)
+    s = solve(Dense(scale * spd(1.0, 20), psd=True), b, Refine(CG(), tol=1e-10))
+    assert s.status is Status.converged
+    assert "out of the range of float32" in s.report.notes[0].text
+    assert "float64 solves" in s.report.notes[0].text
+
+
 def test_batch():
     A = torch.stack([spd(1.0, 20), spd(3.0, 20)])
     b = torch.randn(2, 20, 2, dtype=F)
