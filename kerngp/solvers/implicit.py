@@ -8,9 +8,11 @@ batch axis, and nests them itself: autograd, forward mode and the transforms of 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from .solution import Progress, Solution, Status
 from .watch import Watch
 
 Tensor = torch.Tensor
+PACKAGE = __name__.partition(".")[0] + "."
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,25 @@ class Problem:
 
 
 def judge(s: Solution, on_fail: str, stacklevel: int, what: str = "") -> None:
-    """Warn or raise, as asked, about a solve that failed. ``stacklevel`` as for a warning raised here."""
+    """Warn or raise, as asked, about a solve that failed.
+
+    ``stacklevel`` is as for a warning raised here, at least: the warning is shown at the first line above
+    that is not part of this package, since Python shows one only once for each line.
+    """
     if s.status in (Status.converged, Status.stopped) or on_fail == "ignore":
         return
     if on_fail == "raise":
         error = SolveError(what + s.message)
         error.solution = s
         raise error
-    warnings.warn(what + s.message, ConvergenceWarning, stacklevel=stacklevel)
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and (level < stacklevel or _is_ours(frame)):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(what + s.message, ConvergenceWarning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").startswith(PACKAGE)
 
 
 def solved(

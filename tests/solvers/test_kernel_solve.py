@@ -253,3 +253,15 @@ def test_default_tolerance_is_one_that_rounding_allows(x):
             assert info.report.tol == tol and float(info.residual_norms.max()) <= tol
         info = kernel_solve(K, b.float(), 0.1, method=CG(tol=1e-5), return_info=True)[1]
         assert info.report.tol == 1e-5
+
+
+def test_warnings_show_the_line_of_the_caller(x):
+    K, b = KernelOperator(GAUSS, (x, x), psd=True), torch.ones(40, 1, dtype=F)
+    for call in (
+        lambda: kernel_solve(K, b, 1e-8, method="cg", max_iter=1),
+        lambda: kernel_solve(K, b, [1e-8, 1.0], method="cg", max_iter=1),
+        lambda: KernelSystem(GAUSS * Vj(2, 1), 2)(x, x, b, alpha=1e-8, method="cg", max_iter=1),
+    ):
+        with pytest.warns(ConvergenceWarning) as record:
+            call()
+        assert record[0].filename == __file__
