@@ -70,9 +70,7 @@ SOLVERS = [
     Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
     Solver(Refine, {"inner": CG()}, limit="max_outer", preconditioned=False, wide=False),
     Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
-    Solver(
-        AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False
-    ),
+    Solver(AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
 ]
 
 PRECONDITIONERS: list[Any] = [
