@@ -39,6 +39,7 @@ from .block_descent import (
     check_limits,
     default_block,
     descend,
+    indefinite,
 )
 from .operator import AddedDiagonal, LinearOperator, cast
 from .preconditioners.rpcholesky import LowRankInverse, RPCholesky
@@ -174,6 +175,9 @@ class _Sketches(Scheme):
             L = block_factor(self.exact, rows)
             return L if isinstance(L, Failure) else lambda g: torch.cholesky_solve(g, L)
         block = self.exact.submatrix(rows, rows)
+        broken = _not_positive(self.exact, rows, block.diag())
+        if broken is not None:
+            return broken
         P = _approximate_inverse(block, self.rank, self.method.random_state + self.steps)
         if isinstance(P, Failure):
             return P
@@ -212,19 +216,23 @@ def _affordable_rank(block: int, n: int) -> int | None:
     return None if affordable else max(100, block // 20)
 
 
-def _approximate_inverse(block: LinearOperator, rank: int, seed: int) -> LowRankInverse | Failure:
-    """(F F' + rho I)^-1; rho is the diagonal plus the least eigenvalue that F has."""
-    d = block.diag()
+def _not_positive(A: LinearOperator, rows: Tensor, d: Tensor) -> Failure | None:
+    """What the diagonal d of a block gives away."""
     if not bool(torch.isfinite(d).all()):
         return Failure(Status.nan, "the diagonal of the matrix is not finite")
-    if not bool((d > 0).all()):
-        return Failure(Status.indefinite, f"the diagonal holds {float(d.min()):.1e}", -2 * float(d.min()))
+    if bool((d > 0).all()):
+        return None
+    return indefinite(A, rows[d.argmin()][None], d.min().reshape(1, 1))
+
+
+def _approximate_inverse(block: LinearOperator, rank: int, seed: int) -> LowRankInverse | Failure:
+    """(F F' + rho I)^-1; rho is the diagonal plus the least eigenvalue that F has."""
     K, diagonal = (block.base, block.values) if isinstance(block, AddedDiagonal) else (block, 0.0)
     low_rank = RPCholesky(rank, random_state=seed).approximate(K)
     F = low_rank.factor.double()
     if not bool(torch.isfinite(F).all()):
         return Failure(Status.nan, "a block of the matrix is not finite")
-    least = torch.linalg.eigvalsh(F @ F.T)[0] if len(F) else d.mean()
+    least = torch.linalg.eigvalsh(F @ F.T)[0] if len(F) else block.diag().mean()
     rho = least.clamp_min(torch.finfo(torch.float64).tiny).expand(block.shape[-1])
     return LowRankInverse(low_rank, rho + diagonal)
 

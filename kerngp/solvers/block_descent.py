@@ -24,6 +24,7 @@ import torch
 
 from .. import options as _options
 from ..errors import OptionError, ShapeError
+from .indefinite import SAFETY, least_from
 from .operator import LinearOperator
 from .solution import SEVERITY, Note, Progress, Report, Solution, Status
 from .watch import Watch
@@ -51,11 +52,11 @@ class Limits(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a step could not be made."""
+    """Why a step could not be made; for an indefinite matrix with a direction (n,) of negative curvature."""
 
     status: Status
     detail: str = ""
-    alpha: float | None = None
+    direction: Tensor | None = None
 
 
 class Scheme(ABC):
@@ -126,10 +127,16 @@ def block_factor(A: LinearOperator, rows: Tensor) -> Tensor | Failure:
     L, info = torch.linalg.cholesky_ex(block)
     if int(info) == 0:
         return L
-    values = torch.linalg.eigvalsh(block)
-    low, rounding = float(values[0]), len(rows) * torch.finfo(block.dtype).eps * float(values.abs().max())
-    detail = f"a block of {len(rows)} rows has the eigenvalue {low:.1e}"
-    return Failure(Status.indefinite, detail, 2 * max(-low, rounding))
+    return indefinite(A, rows, block)
+
+
+def indefinite(A: LinearOperator, rows: Tensor, block: Tensor) -> Failure:
+    """What is said of a matrix whose block A[rows, rows] is not positive definite."""
+    values, vectors = torch.linalg.eigh(block)
+    direction = block.new_zeros(A.shape[-1])
+    direction[rows] = vectors[:, 0]
+    detail = f"a block of {len(rows)} rows has the eigenvalue {float(values[0]):.1e}"
+    return Failure(Status.indefinite, detail, direction)
 
 
 class Sampled:
@@ -254,9 +261,9 @@ class _Work:
         fine = torch.isfinite(truth).all(0)
         if not bool(fine.all()) and self._matrix_is_broken():
             return self._fail(Failure(Status.nan))
-        curvature = self._negative_curvature(d, truth, X)
-        if curvature is not None:
-            return self._fail(Failure(Status.indefinite, f"d'Ad / d'd = {curvature:.1e}", -2 * curvature))
+        negative = self._negative_curvature(d, truth, X)
+        if negative is not None:
+            return self._fail(negative)
         energy = -0.5 * ((self.B[:, home] + truth) * X).sum(0)
         fine &= energy <= self.energy[home] + 1e-8 * self.energy[home].abs()
         good = home[fine]
@@ -294,16 +301,25 @@ class _Work:
         self.best_x[:, chosen], self.best[chosen] = self.X[:, chosen], given[better]
         self.energy[which] = torch.minimum(energy, old)
 
-    def _negative_curvature(self, d: Tensor, truth: Tensor, X: Tensor) -> float | None:
-        """The least d'Ad / d'd of the columns, if it is negative beyond rounding."""
+    def _negative_curvature(self, d: Tensor, truth: Tensor, X: Tensor) -> Failure | None:
+        """Whether d'Ad is negative beyond rounding for some column."""
         size = d.abs().amax(0)
         size = torch.where((size > 0) & torch.isfinite(size), size, torch.ones_like(size))
         d, change = d / size, (self.R[:, self.home] - truth) / size
         form, squares = (d * change).sum(0), d.square().sum(0)
         n, largest = d.shape[0], self.A.diag().double().abs().max()
         rounding = 4 * torch.finfo(torch.float64).eps * n * largest * (X / size).norm(dim=0) * squares.sqrt()
-        negative = form < -rounding
-        return float((form / squares)[negative].min()) if bool(negative.any()) else None
+        if not bool((form < -rounding).any()):
+            return None
+        worst = int(torch.where(form < -rounding, form / squares, torch.inf).argmin())
+        return Failure(
+            Status.indefinite, f"d'Ad / d'd = {float(form[worst] / squares[worst]):.1e}", d[:, worst]
+        )
+
+    def _suggested_alpha(self, direction: Tensor) -> float:
+        low = least_from(lambda v: self.A.matmul(v, exact=True), direction.double()[:, None], steps=5)
+        rounding = len(direction) * torch.finfo(torch.float64).eps * float(self.A.diag().abs().max())
+        return SAFETY * max(-low, rounding)
 
     def _matrix_is_broken(self) -> bool:
         """Whether a product with the (finite) residuals of the centres is not finite."""
@@ -349,7 +365,9 @@ class _Work:
             detail += f", {self.scheme.description}"
         if self.failure is not None:
             detail = self.failure.detail or detail
-        alpha = None if self.failure is None else self.failure.alpha
+        alpha = None
+        if self.failure is not None and self.failure.direction is not None:
+            alpha = self._suggested_alpha(self.failure.direction)
         return Solution(
             x=_unfold(x, self.shape).movedim(0, -2).to(self.dtype),
             status=status,

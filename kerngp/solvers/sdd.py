@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
-from .block_descent import Failure, Sampled, Scheme, check_count, check_limits, descend
+from .block_descent import Failure, Sampled, Scheme, check_count, check_limits, descend, indefinite
 from .operator import LinearOperator, cast
 from .solution import Progress, Solution, Status
 
@@ -149,13 +149,12 @@ class _Coordinates(Scheme):
                 self.failure = Failure(Status.nan, "a block of the matrix is not finite")
                 return 1.0
             values = torch.linalg.eigvalsh(block)
+            if float(values[0]) < -1e-10 * float(values.abs().max()):
+                self.failure = indefinite(exact, rows, block)
+                return 1.0
             largest = max(largest, float(values[-1]))
             diagonal = max(diagonal, float(block.diagonal().max()))
-            low = float(values[0])
-            if low < -1e-10 * float(values.abs().max()):
-                detail = f"a block of {self.batch} rows has the eigenvalue {low:.1e}"
-                self.failure = Failure(Status.indefinite, detail, -2 * low)
-        if self.failure is not None or not largest > 0:
+        if not largest > 0:
             return 1.0
         alone = (1 - self.method.momentum) / diagonal if self.batch < self.A.shape[-1] else 1 / largest
         return min(0.5 / largest, alone)

@@ -258,7 +258,7 @@ def test_indefinite_block(make):
     s = solve(Dense(A, symmetric=True), random(30), make(10), on_fail="ignore")
     assert s.status is Status.indefinite
     assert s.report.suggested_alpha is not None
-    assert s.report.suggested_alpha > 1
+    assert 9 < s.report.suggested_alpha < 27
     assert bool(torch.isfinite(s.x).all())
 
 
@@ -270,7 +270,7 @@ def test_indefinite_with_definite_blocks(make):
     s = solve(Dense(A, symmetric=True), random(8), make(4, max_passes=500), on_fail="ignore")
     assert s.status is Status.indefinite
     assert s.report.suggested_alpha is not None
-    assert s.report.suggested_alpha >= 1e-3
+    assert 1 < s.report.suggested_alpha < 3
 
 
 @all_methods
