@@ -3,9 +3,11 @@
 1. A system so small that measuring would cost more than solving is factorised.
 2. One product is timed, on a part of the matrix if it is large. Cholesky is taken if it fits into
    memory and costs less than a few products.
-3. Otherwise preconditioners race on a few rows (`race.py`). Their iteration counts, and rates of this machine
-   (`cost.py`), predict the time of each at full size; the least wins and is built.
-4. While it runs the forecast is checked, and the method changed if it was wrong (`switch.py`).
+3. Otherwise preconditioners race on a few rows (`race.py`). Their iteration counts, and rates of this
+   machine (`cost.py`), predict the time of each at full size; the least wins and is built.
+4. If even that takes longer than the time limit, a method of blocks is taken: it will not get to the
+   tolerance either, but its first passes bring more.
+5. While it runs the forecast is checked, and the method changed if it was wrong (`switch.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import torch
 
 from .. import options as _options
 from ..errors import KerngpError, ShapeError
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
+from .block_descent import default_block
 from .cg import CG, Callback
 from .checks import require_square
 from .cost import (
@@ -177,11 +182,10 @@ def choose(
 
 def _in_time(method: Any, spent: float) -> Any:
     """The method with the time that is left."""
-    cg = method if isinstance(method, CG) else method.cg
-    if cg.time_limit is None:
-        return method
-    cg = replace(cg, time_limit=max(0.0, cg.time_limit - spent))
-    return cg if isinstance(method, CG) else replace(method, cg=cg)
+    if isinstance(method, (Direct, Switching)):
+        return replace(method, cg=_in_time(method.cg, spent))
+    limit = method.time_limit
+    return method if limit is None else replace(method, time_limit=max(0.0, limit - spent))
 
 
 def _measured(
@@ -212,6 +216,9 @@ def _measured(
         return Choice(Direct(cg), None, (*lines, "Cholesky."))
     if not decision.predictions:
         return Choice(cg, None, (*lines, "Conjugate gradients, for lack of anything that worked."))
+    left = math.inf if cg.time_limit is None else max(0.0, cg.time_limit - spent)
+    if decision.predictions[0].seconds > left:
+        return _in_few_passes(w, cg, random_state, left, lines)
     _tell(callback, b, f"preconditioner: {decision.predictions[0].name}")
     return _build(A, cg, random_state, heats, decision.predictions, lines)
 
@@ -262,6 +269,20 @@ def decide(
         lines.append(f"{p.name}: {count}, {seconds_text(p.seconds)}, of it {seconds_text(p.setup)} to set up")
     iterate = bool(ranking) and ranking[0].seconds <= factorise
     return Decision(tuple(ranking) if iterate else (), tuple(lines))
+
+
+def _in_few_passes(w: Workload, cg: CG, random_state: int, left: float, lines: list[str]) -> Choice:
+    """What brings a good x soonest where none will reach the tolerance in time: a method of blocks."""
+    passes = left / w.product
+    lines.append(
+        f"{seconds_text(left)} are left, {passes:.1f} products: too few for conjugate gradients, which "
+        "are worse than methods of blocks until they have nearly converged."
+    )
+    # factors of all blocks are kept: default_block(n) numbers for each row
+    stored = 8.0 * w.n * default_block(w.n) <= w.memory / 4
+    kind = AlternatingProjection if stored else ASkotch
+    lines.append(f"{kind.__name__}.")
+    return Choice(kind(tol=cg.tol, time_limit=cg.time_limit, random_state=random_state), None, tuple(lines))
 
 
 def _build(

@@ -24,6 +24,7 @@ from .preconditioners import Identity, LowRankInverse, RPCholesky, Vecchia, Vecc
 Tensor = torch.Tensor
 ENTRY = 10  # an entry that is stored costs about this much of one that is summed at once
 TREE = 300  # operations to find one neighbour by a tree
+NEARLY = 1.1  # times the least: costs that nobody can tell apart
 SELECTION = 3  # products that a search among all pairs costs
 INSPECTION = 50  # iterations between two true residuals
 
@@ -191,14 +192,14 @@ SPARSE = Family(
     lambda k, seed: Vecchia(k, random_state=seed),
     # neighbours, the small matrices, and their factorisation
     setup=lambda m, w, k: (
-        _search(m, w, k) + 2 * (k + 1) ** 2 * w.n * w.entry + 2 * (k + 1) ** 3 / 3 * w.n / m.small
+        _search(m, w, k) + (k + 1) ** 2 * w.n * w.entry + 1.5 * (k + 1) ** 3 / 3 * w.n / m.small
     ),
     apply=lambda m, w, k: 2.0 * 20 * k * w.n / m.stream,
     memory=lambda w, k: 16.0 * k * w.n,
     raced=lambda n: (min(15, n - 1), min(40, n - 1)),
-    sizes=(10, 15, 20, 30, 40, 60, 80, 100, 150),
+    sizes=(10, 15, 20, 30, 40, 50, 60, 80, 100, 150),
     size_of=lambda M: M.parents.shape[1] if isinstance(M, VecchiaInverse) else None,
-    growth=0.2,
+    growth=0.27,
 )
 FAMILIES = (SPARSE, LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
 
@@ -260,7 +261,9 @@ def cholesky_fits(w: Workload) -> bool:
 
 
 def extrapolate(measured: dict[int, float], size: int) -> float:
-    """Iterations at a size, from those at one or two others: a power law between -1 and 0.
+    """Iterations at a size, from those at one or two others: a power law.
+
+    Its exponent is between -1 and 0, and -1/2 for lack of a second size.
 
     Examples
     --------
@@ -273,7 +276,7 @@ def extrapolate(measured: dict[int, float], size: int) -> float:
     if size in dict(known):
         return dict(known)[size]
     (a, many), (b, few) = known[0], known[-1]
-    slope = 0.0 if a == b else math.log(few / many) / math.log(b / a)
+    slope = -0.5 if a == b else math.log(few / many) / math.log(b / a)
     return max(2.0, few * (size / b) ** min(0.0, max(-1.0, slope)))
 
 
@@ -281,18 +284,24 @@ def forecasts(m: Machine, w: Workload, family: Family, measured: dict[int, float
     """Predictions for the sizes of a family that were raced, and for those that follow from them."""
     if not measured:
         return []
-    least, most = min(measured), 8 * max(measured)
+    least, most = min(measured), (3 if len(measured) == 1 else 8) * max(measured)
     sizes = {s for s in family.sizes if least <= s <= min(most, w.n // 4)} | set(measured)
     fitting = [s for s in sorted(sizes) if family.memory(w, s) <= w.memory / 2]
     return [predict(m, w, family, s, extrapolate(measured, s)) for s in fitting]
 
 
 def cheapest(predictions: list[Prediction]) -> list[Prediction]:
-    """The best size of each family, the cheapest first; of equals the one with least setup."""
+    """The best size of each family, the cheapest first.
+
+    Of sizes that cost nearly the same the one with fewest iterations: it depends least on how well those
+    were predicted.
+    """
     best: dict[str, Prediction] = {}
-    for p in sorted(predictions, key=lambda p: (p.seconds, p.setup)):
-        best.setdefault(p.family.name, p)
-    return list(best.values())
+    for name in {p.family.name: None for p in predictions}:
+        mine = [p for p in predictions if p.family.name == name]
+        limit = NEARLY * min(p.seconds for p in mine)
+        best[name] = min((p for p in mine if p.seconds <= limit), key=lambda p: (p.iterations, p.seconds))
+    return sorted(best.values(), key=lambda p: (p.seconds, p.setup))
 
 
 def workload(A: LinearOperator, columns: int, product: float, exact: float, memory: int) -> Workload:

@@ -101,7 +101,7 @@ def race(
             left = deadline - time.perf_counter()
             if k and (left <= 0 or costs[family.name] > MARGIN * best):
                 continue
-            most = max(left / 2, 0.1 * seconds)
+            most = max(left, seconds / 3)
             heat = _run(small, b, family, size, m, w, tol, best, most, random_state)
             heats.append(heat)
             cost = math.inf if heat.failed else predict(m, w, family, size, heat.iterations).seconds

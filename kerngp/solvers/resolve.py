@@ -9,16 +9,24 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from ..errors import OptionError
+from .alternating import AlternatingProjection
+from .askotch import ASkotch
 from .auto import Auto, choose
 from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
-from .preconditioners import RECIPES, NoPreconditioner, as_preconditioner
+from .preconditioners import NoPreconditioner, as_preconditioner
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
 
-METHODS: dict[str, Any] = {"auto": Auto, "cg": CG, "cholesky": Cholesky}
+METHODS: dict[str, Any] = {
+    "alternating": AlternatingProjection,
+    "askotch": ASkotch,
+    "auto": Auto,
+    "cg": CG,
+    "cholesky": Cholesky,
+}
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 
 LIMITS = ("tol", "max_iter", "time_limit")
@@ -122,16 +130,10 @@ def _is(name: str, given: Any) -> bool:
 
 
 def _preconditioner(given: Any, A: LinearOperator) -> LinearOperator | None:
-    if _is("auto", given):
-        return None  # left to the method: there is nothing to choose, or it chooses itself
-    if isinstance(given, str):
-        if given not in RECIPES:
-            raise OptionError(
-                f"preconditioner={given!r}: expected 'auto', one of {_names(RECIPES)}, a recipe such as "
-                "RPCholesky(rank=100), or a LinearOperator."
-            )
-        given = None if given == "none" else RECIPES[given]()
-    return None if given is None else as_preconditioner(given, A)
+    """What is given, built; None for no preconditioner, and for "auto", which is left to the method."""
+    if given is None or _is("auto", given) or _is("none", given):
+        return None
+    return as_preconditioner(given, A)
 
 
 def _names(names: Iterable[str]) -> str:
