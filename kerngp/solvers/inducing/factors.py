@@ -15,7 +15,7 @@ import torch
 
 from ..meter import count
 from ..operator import LinearOperator
-from .equations import chunks
+from .equations import chunks, flat, unflat
 
 Tensor = torch.Tensor
 
@@ -54,7 +54,7 @@ class Triangle:
 
     def apply(self, v: Tensor) -> Tensor:
         """C v."""
-        return self.C @ v
+        return times(self.C, v)
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class Spectrum:
 
     def solve(self, v: Tensor) -> Tensor:
         """C^-1 v."""
-        return self.V @ (v / self.roots.unsqueeze(-1))
+        return times(self.V, v / self.roots.unsqueeze(-1))
 
     def adjoint(self, v: Tensor) -> Tensor:
         """C^-T v."""
-        return (self.V.mT @ v) / self.roots.unsqueeze(-1)
+        return times(self.V.mT, v) / self.roots.unsqueeze(-1)
 
     def apply(self, v: Tensor) -> Tensor:
         """C v."""
-        return self.roots.unsqueeze(-1) * (self.V.mT @ v)
+        return self.roots.unsqueeze(-1) * times(self.V.mT, v)
 
 
 def whiten(S: Tensor, alpha: Tensor) -> Whitening:
@@ -165,7 +165,13 @@ def mirrored(total: Tensor) -> Tensor:
 
 
 def upper(U: Tensor, v: Tensor, transposed: bool = False) -> Tensor:
-    """U^-1 v or U^-T v for an upper triangular U."""
+    """U^-1 v or U^-T v for an upper triangular U and v of shape (*batch, m, E)."""
+    w = flat(v)  # torch would make a copy of U for each of a batch
     if transposed:
-        return torch.linalg.solve_triangular(U.mT, v, upper=False)
-    return torch.linalg.solve_triangular(U, v, upper=True)
+        return unflat(torch.linalg.solve_triangular(U.mT, w, upper=False), v)
+    return unflat(torch.linalg.solve_triangular(U, w, upper=True), v)
+
+
+def times(M: Tensor, v: Tensor) -> Tensor:
+    """M v for v of shape (*batch, m, E)."""
+    return unflat(M @ flat(v), v)

@@ -19,7 +19,7 @@ from ..implicit import judge
 from ..operator import LinearOperator, Remake, cast
 from ..solution import Progress, Solution, Status
 from .equations import NormalEquations, flat, unflat
-from .factors import Whitening, upper
+from .factors import Whitening, times, upper
 
 Tensor = torch.Tensor
 
@@ -64,7 +64,7 @@ class Iteration:
         with torch.no_grad():
             B = Whitened(A, self.T, self.C, self.G, self.quick)
             rhs = self.C.adjoint(upper(self.T, b, transposed=True))
-            start = None if x0 is None else self.C.apply(self.T @ x0)
+            start = None if x0 is None else self.C.apply(times(self.T, x0))
             s = CG(self.tol, self.max_iter, refresh=25).run(B, rhs, x0=start, callback=callback)
             if s.status is Status.stagnated and self.G is None and self.quick != torch.float64:
                 s = self._finish(B, rhs, s, callback)

@@ -143,7 +143,7 @@ class InducingPoints:
             A float64 y gives float64 coefficients, whatever the dtype of X.
         alpha : float, tensor of shape (), or array of shape (p,)
             At least 0. Several alphas are solved together: they share the centres, the factors (by
-            eigenvalues, which takes five matrices over the centres instead of three) and all products.
+            eigenvalues, which takes six matrices over the centres instead of three) and all products.
         sample_weight : array of shape (n,), optional
             At least 0.
         x0 : array of the shape of the result for the same centres, optional

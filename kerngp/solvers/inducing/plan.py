@@ -61,16 +61,16 @@ def square_matrices(preconditioner: str, alphas: int) -> int:
     """How many matrices over the centres are alive together.
 
     The factor T, the Gram matrix and the Cholesky factor of the preconditioner; "krill" has two more for
-    its sums while there is no Cholesky factor; several alphas need eigenvectors, computed in two more.
+    its sums while there is no Cholesky factor; several alphas need eigenvectors, computed in three more.
     """
     if alphas > 1:
-        return 5
+        return 6
     return 4 if preconditioner == "krill" else 3
 
 
 def block_numbers(memory_limit: int) -> int:
-    """Numbers of a block of rows; four such blocks are alive together, in an eighth of the limit."""
-    return min(memory_limit // 8, 1 << 27) // 32
+    """Numbers of a block of rows; five such blocks are alive together, in an eighth of the limit."""
+    return min(memory_limit // 8, 1 << 27) // 40
 
 
 def memory(
@@ -95,7 +95,7 @@ def memory(
     columns = targets * alphas
     return Memory(
         matrices=square_matrices(preconditioner, alphas) * centers * width,
-        blocks=4 * step * width,
+        blocks=5 * step * width,
         vectors=8 * rows * (2 * features + 2 + 2 * targets + 2 * columns) + 12 * columns * width,
     )
 

@@ -95,5 +95,5 @@ def _sums_of_rows(rows: Rows, counted: Tensor, m: int, generator: torch.Generato
         Phi = torch.sparse_coo_tensor(
             torch.stack([places, columns]), signs / NONZEROS**0.5, (size, len(idx)), check_invariants=False
         )
-        sums += torch.sparse.mm(Phi.to(device), block)
+        sums.addmm_(Phi.to(device), block)
     return sums
