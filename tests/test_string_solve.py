@@ -11,7 +11,8 @@ import torch
 
 import kerngp.options
 from kerngp.errors import ConvergenceWarning, FormulaError, KerngpError, OptionError, ShapeError
-from kerngp.torch import KernelSolve
+from kerngp.solvers import CG, RPCholesky
+from kerngp.torch import KernelSolve, Vi, Vj
 from kerngp.torch.cluster import from_matrix
 
 F = torch.float64
@@ -136,3 +137,76 @@ def test_refusals(arrays):
         solve(x, x, b, g, alpha=-1.0)
     with pytest.raises(KerngpError, match="ranges"):
         solve(x, x, b, g, ranges=(1,))
+
+
+# ---------------------------------------------------------------- what KeOps does not have
+
+
+@pytest.mark.parametrize("method", ["auto", "cg", "cholesky", CG(tol=1e-10)])
+@pytest.mark.parametrize("preconditioner", [None, RPCholesky(10), "vecchia"])
+def test_methods_and_information(arrays, method, preconditioner):
+    x, b, g = arrays
+    solve = KernelSolve(FORMULA, ALIASES, "b", axis=1)
+    tol = {} if isinstance(method, CG) else {"rtol": 1e-10}
+    a, info = solve(
+        x, x, b, g, alpha=0.1, method=method, preconditioner=preconditioner, return_info=True, **tol
+    )
+    torch.testing.assert_close(a, torch.linalg.solve(system(x, g, 0.1), b), rtol=0, atol=1e-8)
+    assert info.x is a and info.converged and float(info.residual_norms.max()) <= 1e-10
+
+
+def test_many_alphas_and_their_gradients(arrays):
+    x, b, g = (t.clone().requires_grad_() for t in arrays)
+    alphas = torch.tensor([0.3, 2.0, 0.7], dtype=F, requires_grad=True)
+    a = KernelSolve(FORMULA, ALIASES, "b", axis=1)(x, x, b, g, alpha=alphas, rtol=1e-12)
+    want = torch.stack([torch.linalg.solve(system(x, g, alpha), b) for alpha in alphas])
+    torch.testing.assert_close(a, want, rtol=0, atol=1e-9)
+    inputs, seed = (x, b, g, alphas), torch.randn_like(a)
+    for ours, theirs in zip(*(torch.autograd.grad(t, inputs, seed) for t in (a, want)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
+    points, rhs = x.detach().numpy(), b.detach().numpy()
+    found, info = KernelSolve(FORMULA, ALIASES, "b", axis=1)(
+        points, points, rhs, 2.0, alpha=[0.3, 2.0], return_info=True
+    )
+    assert isinstance(found, np.ndarray) and found.shape == (2, 40, 3) and info.x is found
+    np.testing.assert_allclose(found, want[:2].detach().numpy(), atol=1e-4)
+
+
+def test_start_and_two_names_of_the_tolerance(arrays):
+    x, b, g = arrays
+    solve = KernelSolve(FORMULA, ALIASES, "b", axis=1)
+    a = solve(x, x, b, g, alpha=0.1, rtol=1e-9)
+    info = solve(x, x, b, g, alpha=0.1, eps=1e-8, method="cg", x0=a, return_info=True)[1]
+    assert info.iterations == 0
+    with pytest.raises(OptionError, match="two names of one tolerance"):
+        solve(x, x, b, g, eps=1e-8, rtol=1e-8)
+
+
+def test_transforms(arrays):
+    x, b, g = arrays
+    solve = KernelSolve(FORMULA, ALIASES, "b", axis=1)
+
+    def ours(g, alpha):
+        return solve(x, x, b, g, alpha=alpha, rtol=1e-13, on_fail="ignore").square().sum()
+
+    def by_torch(g, alpha):
+        return (torch.linalg.inv(system(x, g, alpha)) @ b).square().sum()
+
+    at = (g, torch.tensor(0.3, dtype=F))
+    for f in (torch.func.grad, torch.func.hessian):
+        for mine, theirs in zip(f(ours, (0, 1))(*at), f(by_torch, (0, 1))(*at), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    rates = torch.tensor([[1.0], [2.0]], dtype=F)
+    got = torch.vmap(ours, (0, None))(rates, at[1])
+    torch.testing.assert_close(got, torch.vmap(by_torch, (0, None))(rates, at[1]), rtol=1e-6, atol=1e-6)
+
+
+def test_the_same_of_lazytensors(arrays):
+    x, b, g = arrays
+    K = (-g * ((Vi(x) - Vj(x)) ** 2).sum(-1)).exp()
+    a, info = K.solve(b, alpha=[0.1, 1.0], rtol=1e-10, preconditioner="rpcholesky", return_info=True)
+    for k, alpha in enumerate((0.1, 1.0)):
+        torch.testing.assert_close(a[k], torch.linalg.solve(system(x, g, alpha), b), rtol=0, atol=1e-8)
+    assert info.converged
+    later = K.solve(b, alpha=torch.tensor(0.1, dtype=F), eps=1e-10, call=False)
+    torch.testing.assert_close(later(), a[0], rtol=0, atol=1e-8)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
@@ -135,8 +136,9 @@ class Problem:
                 made[id(t), core] = value
             return made[id(t), core]
 
-        P = self.given
-        choice = self.choice if P is None else replace(self.choice, preconditioner=P.remade(new))
+        P, choice = self.given, self.choice
+        if P is not None and any(given[id(t)][1] is not None for t in P.tensors):
+            choice = replace(choice, preconditioner=P.remade(new))
         return replace(self, A=self.A.remade(new), choice=choice)
 
     def transposed(self) -> Problem:
@@ -167,6 +169,7 @@ class Problem:
                 passes=meter.passes(size),
                 seconds={**meter.seconds, "total": meter.elapsed},
                 tol=getattr(method, "tol", None),
+                notes=(*getattr(P, "notes", ()), *s.report.notes),
             )
         return replace(s, report=report)
 
@@ -282,9 +285,28 @@ def _as_columns(t: Tensor, dim: int | None, size: int) -> Tensor:
 
 def _again(problem: Problem, b: Tensor) -> Tensor:
     """One more solve, for a derivative."""
+    if is_legacy_batchedtensor(b):
+        return _peeled(problem, b)
     solution, plain = solved(problem, b, None, None)
     judge(plain, problem.on_fail, stacklevel=4, what="gradient of a solve: ")
     return solution.x
+
+
+def _peeled(problem: Problem, b: Tensor, level: int | None = None) -> Tensor:
+    """The same for a tensor of torch's older vmap (``is_grads_batched``), which asks nobody for a rule."""
+    if not is_legacy_batchedtensor(b):
+        return _again(problem, b)
+    if level is None:
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+    plain = torch._remove_batch_dim(b, level, 1, 0)  # type: ignore[attr-defined]
+    size = plain.shape[0]
+    if problem.A.columns is None:
+        x = _peeled(problem, _as_columns(plain, 0, size), level - 1)
+        x = x.unflatten(-1, (size, x.shape[-1] // size)).movedim(-2, 0)
+    else:
+        x = _peeled(problem, plain, level - 1)
+    return torch._add_batch_dim(x, 0, level)  # type: ignore[attr-defined]
 
 
 def _product(problem: Problem, x: Tensor, which: list[int]) -> tuple[Callable[..., Tensor], list[Tensor]]:

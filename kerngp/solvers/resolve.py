@@ -15,7 +15,7 @@ from .auto import Auto, choose
 from .cg import CG
 from .cholesky import Cholesky
 from .operator import LinearOperator
-from .preconditioners import RECIPES, NoPreconditioner, as_preconditioner
+from .preconditioners import NoPreconditioner, as_preconditioner
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
@@ -130,16 +130,10 @@ def _is(name: str, given: Any) -> bool:
 
 
 def _preconditioner(given: Any, A: LinearOperator) -> LinearOperator | None:
-    if _is("auto", given):
-        return None  # left to the method: there is nothing to choose, or it chooses itself
-    if isinstance(given, str):
-        if given not in RECIPES:
-            raise OptionError(
-                f"preconditioner={given!r}: expected 'auto', one of {_names(RECIPES)}, a recipe such as "
-                "RPCholesky(rank=100), or a LinearOperator."
-            )
-        given = None if given == "none" else RECIPES[given]()
-    return None if given is None else as_preconditioner(given, A)
+    """What is given, built; None for no preconditioner, and for "auto", which is left to the method."""
+    if given is None or _is("auto", given) or _is("none", given):
+        return None
+    return as_preconditioner(given, A)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from .operator import LinearOperator
+from .operator import LinearOperator, Remake
 
 Tensor = torch.Tensor
 CHUNK = 64  # entries of the diagonal taken at once
@@ -79,6 +77,6 @@ class Selected(LinearOperator):
     def tensors(self) -> tuple[Tensor, ...]:
         return self.base.tensors
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Selected:
-        """See `LinearOperator.with_tensors`."""
-        return Selected(self.base.with_tensors(tensors), self.picked_rows, self.picked_cols)
+    def remade(self, new: Remake) -> Selected:
+        """See `LinearOperator.remade`."""
+        return Selected(self.base.remade(new), self.picked_rows, self.picked_cols)

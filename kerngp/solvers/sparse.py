@@ -45,7 +45,7 @@ class Sparse(LinearOperator):
         shape: tuple[int, int],
         transposed: bool = False,
     ):
-        self.starts, self.columns, self.values = starts, columns, values.detach()
+        self.starts, self.column_of, self.values = starts, columns, values.detach()
         self.stored, self.transposed = shape, transposed
         self.shape = shape[::-1] if transposed else shape
         self.torch_dtype, self.device = values.dtype, values.device
@@ -69,11 +69,11 @@ class Sparse(LinearOperator):
         return out.reshape(self.shape[-2], *b.shape[:-2], b.shape[-1]).movedim(0, -2)
 
     def _transpose(self) -> Sparse:
-        return Sparse(self.starts, self.columns, self.values, self.stored, not self.transposed)
+        return Sparse(self.starts, self.column_of, self.values, self.stored, not self.transposed)
 
     def _diag(self) -> Tensor:
         row = torch.repeat_interleave(torch.arange(self.stored[0], device=self.device), self.starts.diff())
-        on = row == self.columns
+        on = row == self.column_of
         out = self.values.new_zeros(self.stored[0])
         out[row[on]] = self.values[on]
         return out
@@ -90,7 +90,7 @@ class Sparse(LinearOperator):
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Sparse:
         """See `LinearOperator.with_tensors`."""
-        return Sparse(self.starts, self.columns, tensors[0], self.stored, self.transposed)
+        return Sparse(self.starts, self.column_of, tensors[0], self.stored, self.transposed)
 
 
 class _Product(torch.autograd.Function):
@@ -111,7 +111,7 @@ def _scipy(A: Sparse) -> Any:
 
     small = max(len(A.values), *A.stored) < np.iinfo(np.int32).max
     index = np.int32 if small else np.int64
-    parts = (A.values.numpy(), A.columns.numpy().astype(index), A.starts.numpy().astype(index))
+    parts = (A.values.numpy(), A.column_of.numpy().astype(index), A.starts.numpy().astype(index))
     stored = csr_array(parts, shape=A.stored)
     return stored.T if A.transposed else stored
 
@@ -120,6 +120,6 @@ def _torch(A: Sparse) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
         stored = torch.sparse_csr_tensor(
-            A.starts, A.columns.long(), A.values, A.stored, check_invariants=False
+            A.starts, A.column_of.long(), A.values, A.stored, check_invariants=False
         )
         return stored.transpose(0, 1).to_sparse_csr() if A.transposed else stored

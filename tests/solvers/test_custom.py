@@ -60,6 +60,7 @@ def test_as_preconditioner():
     assert as_preconditioner(M, A) is M
     assert isinstance(as_preconditioner(None, A), Identity)
     assert as_preconditioner(RPCholesky(5), A).description == "RPCholesky, rank 5"
+    assert as_preconditioner("jacobi", A).description == "Jacobi"
     for own in (Dense(INVERSE, psd=True), Dense(INVERSE.float(), psd=True), lambda r: INVERSE @ r):
         M = as_preconditioner(own, A)
         torch.testing.assert_close(M.dense(), INVERSE, rtol=1e-4, atol=1e-4)
@@ -79,7 +80,7 @@ def test_batch():
 
 def test_messages():
     A = kernel_system(3)
-    with pytest.raises(OptionError, match="preconditioner is a str"):
+    with pytest.raises(OptionError, match="preconditioner='good': expected one of 'none'"):
         as_preconditioner("good", A)
     with pytest.raises(ShapeError, match="they must be equal"):
         as_preconditioner(Dense(torch.eye(4)), A)

@@ -9,7 +9,7 @@ from preconditioner_cases import PreconditionerCase, kernel_system
 
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.ops import exp, sqdist
-from kerngp.errors import OptionError, ShapeError
+from kerngp.errors import BackendUnavailable, OptionError, ShapeError
 from kerngp.solvers import (
     CG,
     Dense,
@@ -18,6 +18,7 @@ from kerngp.solvers import (
     NoPreconditioner,
     RPCholesky,
     Status,
+    Vecchia,
     cast,
     identity,
     solve,
@@ -134,9 +135,9 @@ def test_diagonal_that_varies():
     P = RPCholesky(150).build(A)
     want = torch.linalg.inv(P.low_rank.factor.T @ P.low_rank.factor + torch.diag(d))
     torch.testing.assert_close(P.dense(), want, rtol=1e-6, atol=1e-5)
-    s = solve(A, b, preconditioner=P)
+    s = solve(A, b, CG(), preconditioner=P)
     assert s.converged
-    assert s.iterations < 0.3 * solve(A, b, on_fail="ignore").iterations
+    assert s.iterations < 0.3 * solve(A, b, CG(), on_fail="ignore").iterations
 
 
 def test_inverse_is_exact_when_badly_conditioned():
@@ -294,3 +295,25 @@ def test_refresh_messages(gauss):
     bare = LowRankInverse(M.low_rank, M.d)
     with pytest.raises(OptionError, match="recipe's build"):
         bare.refresh(A)
+
+
+@pytest.mark.parametrize("recipe", [RPCholesky(20), Vecchia(8), NoPreconditioner()])
+def test_under_vmap(recipe):
+    """Many right-hand sides by torch.vmap, one preconditioner."""
+    A = kernel_system()
+    M = recipe.build(A)
+    b = torch.randn(3, 60, generator=torch.Generator().manual_seed(0), dtype=F)
+    got = torch.vmap(lambda v: solve(A, v, CG(tol=1e-10), preconditioner=M).x)(b)
+    torch.testing.assert_close(got, torch.linalg.solve(A.dense(), b.T).T)
+    scales = torch.tensor([1.0, 2.0], dtype=F)
+    got = torch.vmap(lambda s: solve(A.base + s * identity(60), b[0], CG(tol=1e-10), preconditioner=M).x)(
+        scales
+    )
+    one = torch.eye(60, dtype=F)
+    torch.testing.assert_close(got[1], torch.linalg.solve(A.base.dense() + 2.0 * one, b[0]))
+
+
+def test_a_batch_of_preconditioners_is_refused():
+    M = RPCholesky(20).build(kernel_system())
+    with pytest.raises(BackendUnavailable, match="one by one"):
+        M.remade(lambda t, core: t.expand(2, *t.shape))

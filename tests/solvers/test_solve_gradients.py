@@ -11,6 +11,7 @@ from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import ConvergenceWarning, SolveError
 from kerngp.solvers import CG, Cholesky, Dense, Diagonal, KernelOperator, KernelSystem, identity, solve
+from kerngp.solvers.resolve import METHODS
 
 F = torch.float64
 GAUSS = exp(-Pm(2, 1) * sqdist(Vi(0, 2), Vj(1, 2)))
@@ -131,6 +132,20 @@ def test_failure_in_the_gradient_is_reported():
     s = solve(Dense(A, psd=True), b, CG(tol=1e-10, max_iter=5))
     with pytest.warns(ConvergenceWarning, match="gradient of a solve"):
         s.x.backward(torch.ones(50, dtype=F))
+
+
+@pytest.mark.parametrize("preconditioner", [None, "jacobi", "rpcholesky"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method(method, preconditioner, x, b):
+    """The rule does not know which method found x."""
+
+    def f(x, alpha, b):
+        A = KernelOperator(GAUSS, (x, x, torch.ones(1, dtype=F)), psd=True) + alpha * identity(N)
+        return solve(A, b, method, preconditioner=preconditioner, tol=1e-13, on_fail="ignore").x
+
+    assert torch.autograd.gradcheck(f, (x, number(0.8), b))
+    if preconditioner is None:
+        assert torch.autograd.gradgradcheck(f, (x, number(0.8), b), fast_mode=True)
 
 
 # ---------------------------------------------------------------- KernelSystem

@@ -13,6 +13,7 @@ from kerngp import LazyTensor
 from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import BackendUnavailable, ConvergenceWarning, ShapeError, SolveError
+from kerngp.options import options
 from kerngp.solvers import (
     CG,
     Cholesky,
@@ -185,7 +186,7 @@ def test_third_order() -> None:
 # ---------------------------------------------------------------- what surrounds the solve
 
 
-@pytest.mark.parametrize("method", [EXACT, Cholesky(), "cg", "cholesky"])
+@pytest.mark.parametrize("method", [EXACT, Cholesky(), "cg", "cholesky", "auto"])
 @pytest.mark.parametrize("transform", ["hessian", "vmap of grad"])
 def test_methods(transform: str, method: Any) -> None:
     limits = {"tol": 1e-13} if method == "cg" else {}
@@ -317,3 +318,40 @@ def test_lazytensors_and_many_alphas_by_vmap() -> None:
     K = torch.exp(-(POINTS[:, None] - POINTS).square().sum(-1))
     for k, a in enumerate(torch.vmap(f)(alphas)):
         torch.testing.assert_close(a, torch.linalg.solve(K + alphas[k] * eye(K), RHS), rtol=0, atol=1e-9)
+
+
+def test_the_older_vmap_of_torch() -> None:
+    f, want = solved("number"), torch.func.jacrev(by_torch("number"))(POINTS)
+    got = torch.autograd.functional.jacobian(f, POINTS, vectorize=True)
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-7)
+    t = POINTS.clone().requires_grad_()
+    seeds = torch.eye(2 * N, dtype=F).reshape(2 * N, N, 2)
+    (got,) = torch.autograd.grad(f(t), t, seeds, is_grads_batched=True)
+    torch.testing.assert_close(got, want.flatten(0, 1), rtol=1e-7, atol=1e-7)
+
+
+def test_derivatives_keep_the_options_of_the_call(launches: Any) -> None:
+    t = POINTS.clone().requires_grad_()
+    with options(backend="reference"):
+        x = solve(KINDS["number"][0](t), RHS, EXACT, on_fail="ignore").x
+    used = launches.compiled
+    (g,) = torch.autograd.grad(x.sum(), t)
+    assert launches.compiled == used
+    (h,) = torch.autograd.grad((torch.linalg.inv(KINDS["number"][1](t)) @ RHS).sum(), t)
+    torch.testing.assert_close(g, h)
+
+
+def test_selected_rows_and_columns() -> None:
+    keep = torch.tensor([0, 2, 3])
+
+    def f(t: Tensor) -> Tensor:
+        A = congruence(kernel(t), Diagonal(t[:, 1].exp())).submatrix(keep, keep) + identity(3)
+        return solve(A, RHS[keep], EXACT, on_fail="ignore").x
+
+    def by_inverse(t: Tensor) -> Tensor:
+        A = kernel_by_torch(t) @ torch.diag(t[:, 1].exp()) @ kernel_by_torch(t)
+        return torch.linalg.inv(A[keep][:, keep] + torch.eye(3, dtype=F)) @ RHS[keep]
+
+    for transform in ("jacrev", "vmap of grad"):
+        call = {**FIRST, **DEEPER}[transform]
+        torch.testing.assert_close(call(f), call(by_inverse), rtol=1e-7, atol=1e-7)

@@ -182,6 +182,11 @@ def test_messages():
         trace_inverse(Dense(random(3, 3)))
     with pytest.raises(OptionError, match=r"K \+ alpha \* identity"):
         effective_dimension(A.base)
+    with pytest.raises(OptionError, match="alpha > 0"):
+        effective_dimension(A.base + 0.0 * identity(5))
+    with pytest.raises(OptionError, match="preconditioner is a int"):
+        trace_inverse(A, preconditioner=3, exact_below=0)
+    assert trace_inverse(A.base, preconditioner=RPCholesky(3)).probes == 0  # not built: it could not be
 
 
 # ---------------------------------------------------------------- trace from products
@@ -218,7 +223,16 @@ def test_xtrace_is_its_definition(symmetric):
     want = leave_one_out(A, gaussian((40, 6), 3, torch.device("cpu")))
     found = trace(Dense(A), probes=12, random_state=3)
     torch.testing.assert_close(found.value, want.mean())
-    torch.testing.assert_close(found.standard_error, want.std() / 6**0.5)
+    torch.testing.assert_close(found.standard_error, 2 * want.std() / 6**0.5)
+    assert found.probes == 12
+
+
+def test_xtrace_coverage_over_seeds():
+    d = 0.8 ** torch.arange(100, dtype=F)
+    Q = torch.linalg.qr(random(100, 100))[0]
+    A = Dense((Q * d) @ Q.T)
+    runs = [trace(A, probes=20, random_state=s) for s in range(100)]
+    assert sum(abs(float(r.value - d.sum())) <= 3 * float(r.standard_error) for r in runs) >= 95
 
 
 def test_xtrace_beats_its_number_of_probes():

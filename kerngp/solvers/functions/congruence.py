@@ -12,7 +12,7 @@ from ...errors import ShapeError, SolveError
 from ..checks import require_square
 from ..operator import LinearOperator
 from ..preconditioners.base import Preconditioner
-from ..preconditioners.custom import as_preconditioner
+from ..preconditioners.recipes import as_preconditioner
 from ..solution import Note
 from .lanczos import EPS
 

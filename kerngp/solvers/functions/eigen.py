@@ -26,7 +26,7 @@ from ...engine.transforms import refuse
 from ...errors import OptionError, ShapeError, SolveError
 from ..operator import LinearOperator, as_operator, cast
 from ..preconditioners.base import Preconditioner
-from ..preconditioners.custom import as_preconditioner
+from ..preconditioners.recipes import as_preconditioner
 from ..solution import Status
 from . import estimate as _estimate
 from .congruence import require_symmetric
@@ -88,7 +88,7 @@ def eigsh(
     k : int
     which : {"largest", "smallest"}
         By value, not by magnitude.
-    preconditioner : Preconditioner, recipe, LinearOperator or callable, optional
+    preconditioner : Preconditioner, recipe, name, LinearOperator or callable, optional
         Of A, for the smallest eigenvalues, which are slow to find otherwise: residuals are multiplied
         by it (Davidson, 1975).
     tol : float, optional

@@ -146,7 +146,7 @@ def sample(
     ----------
     A : LinearOperator or array of shape (*batch, n, n), positive semi-definite
     count : int
-    preconditioner : Preconditioner, recipe, LinearOperator or callable, optional
+    preconditioner : Preconditioner, recipe, name, LinearOperator or callable, optional
         Of A, which must then be positive definite.
     tol : float
         On the error of every sample, relative to its size; with a preconditioner both measured as the

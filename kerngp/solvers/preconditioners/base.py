@@ -6,7 +6,8 @@ from abc import abstractmethod
 
 import torch
 
-from ..operator import LinearOperator
+from ...errors import BackendUnavailable
+from ..operator import LinearOperator, Remake
 from ..solution import Note
 
 Tensor = torch.Tensor
@@ -48,3 +49,13 @@ class Preconditioner(LinearOperator):
 
         Choices that were expensive to make (pivots, neighbours) are kept, numbers are computed anew.
         """
+
+    def remade(self, new: Remake) -> LinearOperator:
+        """See `LinearOperator.remade`; most preconditioners are of one matrix and have no batch."""
+        tensors = [new(t, t.dim()) for t in self.tensors]
+        if any(t.dim() != old.dim() for t, old in zip(tensors, self.tensors, strict=True)):
+            raise BackendUnavailable(
+                f"torch.vmap over the tensors of a {type(self).__name__} is not defined. Solve the systems "
+                "one by one."
+            )
+        return self.with_tensors(tensors)

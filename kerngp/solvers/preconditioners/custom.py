@@ -1,68 +1,18 @@
-"""What a user gives as a preconditioner - a recipe, an operator, a function - made a `Preconditioner`."""
+"""The user's own preconditioner, an operator or a function, made a `Preconditioner`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from ... import options as _options
-from ...errors import DeviceError, DTypeError, OptionError, ShapeError
+from ...errors import DTypeError, OptionError, ShapeError
 from ..operator import Dense, LinearOperator
 from .base import Preconditioner
-from .none import NoPreconditioner
 
 Tensor = torch.Tensor
-
-
-def as_preconditioner(value: Any, A: LinearOperator) -> Preconditioner:
-    """The preconditioner of A that ``value`` means.
-
-    Parameters
-    ----------
-    value : None, Preconditioner, recipe, LinearOperator or callable
-        A recipe is built; an operator or a function r -> M r must be symmetric positive definite and
-        approximate the inverse of A.
-    A : LinearOperator
-
-    Raises
-    ------
-    OptionError, ShapeError, DeviceError
-        If it is none of these, or does not fit A.
-
-    Examples
-    --------
-    >>> from kerngp.solvers import identity
-    >>> M = as_preconditioner(lambda r: 0.5 * r, 2.0 * identity(3))
-    >>> M.description, M @ torch.ones(3, dtype=torch.float64)
-    ('custom', tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64))
-    """
-    if value is None:
-        value = NoPreconditioner()
-    if hasattr(value, "build"):
-        with torch.no_grad():
-            value = value.build(A)
-    if callable(value) and not isinstance(value, LinearOperator):
-        apply: Any = value
-        value = CustomPreconditioner(apply, A.shape[-1], device=A.device)
-    if not isinstance(value, LinearOperator):
-        raise OptionError(
-            f"preconditioner is a {type(value).__name__}; expected a LinearOperator or a function r -> M r "
-            "that approximates the inverse of A, or a recipe such as RPCholesky(rank=100)."
-        )
-    if value.shape[-2:] != A.shape[-2:]:
-        raise ShapeError(
-            f"preconditioner has shape {value.shape}, the operator {A.shape}; they must be equal."
-        )
-    if value.device != A.device:
-        raise DeviceError(
-            f"preconditioner is on {value.device}, the operator on {A.device}; move one of them."
-        )
-    if isinstance(value, Preconditioner):
-        return value
-    return CustomPreconditioner(value, A.shape[-1], device=A.device)
 
 
 class CustomPreconditioner(Preconditioner):
