@@ -287,7 +287,7 @@ class TestChoice:
         chosen = solve(A, b, CG(max_iter=3000), preconditioner="auto")
         assert chosen.method == "CG" and chosen.status is Status.converged
         assert any("race on" in line for line in chosen.report.choice) and plain.report.choice == ()
-        assert not any("Cholesky" in line for line in chosen.report.choice)
+        assert not any("Cholesky would" in line for line in chosen.report.choice)
 
     def test_batches(self):
         M = torch.randn(3, 40, 40, dtype=torch.float64)
