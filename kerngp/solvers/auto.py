@@ -50,6 +50,7 @@ from .switch import Direct, Switching
 Tensor = torch.Tensor
 TINY = 5e7  # operations: below, a factorisation takes less time than measuring anything
 FEW_PRODUCTS = 10  # no iteration is expected to need fewer, race included
+TYPICAL = 30  # products that a well prepared solve needs
 PATIENCE = 100  # products that a system without any forecast is expected to need
 LEAST_SAMPLE, PART = 2048, 8  # rows that a product is timed on: all, or a part of them
 
@@ -203,7 +204,7 @@ def _measured(
         return Choice(Direct(cg), None, (*lines, f"Cholesky: less than {FEW_PRODUCTS} products would take."))
     if not raceable(A):
         return _without_race(A, m, w, factorise, cg, lines)
-    worth = min(factorise, PATIENCE * w.product)
+    worth = min(factorise, TYPICAL * w.product)
     rows = rows_for(m, w, worth)
     _tell(callback, b, "race of preconditioners")
     small, small_b = subsample(A, b, rows, random_state)

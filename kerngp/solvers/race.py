@@ -18,7 +18,7 @@ import torch
 
 from ..errors import KerngpError
 from .cg import CG
-from .cost import Family, Machine, Workload, predict
+from .cost import Family, Machine, Workload, forecasts, predict
 from .meter import count
 from .operator import AddedDiagonal, Dense, LinearOperator
 from .solution import Progress, Status
@@ -104,8 +104,9 @@ def race(
             most = max(left, seconds / 3)
             heat = _run(small, b, family, size, m, w, tol, best, most, random_state)
             heats.append(heat)
-            cost = math.inf if heat.failed else predict(m, w, family, size, heat.iterations).seconds
-            costs[family.name], best = cost, min(best, cost)
+            ahead = [] if heat.failed else forecasts(m, w, family, {size: heat.iterations})
+            costs[family.name] = min((p.seconds for p in ahead), default=math.inf)
+            best = min(best, costs[family.name])
     return tuple(heats)
 
 
