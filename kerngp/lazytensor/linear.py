@@ -183,8 +183,8 @@ def solve(
     alpha : float, tensor with one element, or many in a list or vector
         Non-negative ridge. Many are solved for at once.
     eps, rtol : float
-        Tolerance on the residual, relative to b, in every column, default 1e-6: two names, KeOps's is
-        ``eps``.
+        Tolerance on the residual, relative to b, in every column: two names, KeOps's is ``eps``. Default
+        1e-6, for float32 1e-4.
     method, preconditioner, max_iter, time_limit, x0, callback, on_fail
         As for `kerngp.solvers.solve`. By default the method is chosen by measuring.
     return_info : bool

@@ -115,7 +115,8 @@ class KernelSolve:
         alpha : float, tensor with one element, or many in a list or vector
             Ridge, at least 0. Many are solved for at once, for about the products of the smallest.
         eps, rtol : float
-            Residual at which to stop, relative to b, default 1e-6: two names, KeOps's is ``eps``.
+            Residual at which to stop, relative to b: two names, KeOps's is ``eps``. Default 1e-6, for
+            float32 1e-4.
         ranges : tuple, optional
             Blocks of pairs, as `kerngp.torch.cluster.from_matrix` makes them: K is 0 elsewhere.
         method, preconditioner, max_iter, time_limit, x0, callback, on_fail

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import OptionError
-from ..solvers.inducing import choose_form
+from ..solvers.inducing.plan import check_memory, choose_form, memory, most_centers
 from ..solvers.preconditioners.rpcholesky import default_rank
 from .ridge_data import bytes_text
 
@@ -18,8 +17,6 @@ CHOLESKY_ROWS = 4000
 # Rows up to which the full system is solved by conjugate gradients. A pass costs N^2 kernel values:
 # above this, tens of passes take hours on a CPU, and inducing points minutes.
 PCG_ROWS = 100_000
-# Square matrices over the centers that are alive together: the factor, the preconditioner, the Gram matrix.
-CENTER_MATRICES = 3
 # Passes that were typical for well-posed problems; used for the forecast only.
 TYPICAL_ITERATIONS = {"cholesky": 1, "pcg": 50, "inducing": 20}
 
@@ -70,19 +67,6 @@ class RidgePlan:
         )
 
 
-def default_centers(rows: int, memory_limit: int) -> int:
-    """10 sqrt(N) inducing points, at least 1,000, as far as half of the memory limit holds them.
-
-    The order sqrt(N) is enough for the statistical rate of kernel ridge regression.
-
-    References
-    ----------
-    Rudi, Carratino and Rosasco, FALKON: an optimal large scale kernel method, 2017, theorem 3.
-    """
-    room = math.isqrt(memory_limit // 2 // (8 * CENTER_MATRICES))
-    return min(rows, room, max(1000, math.ceil(10 * math.sqrt(rows))))
-
-
 def make_plan(
     rows: int,
     features: int,
@@ -129,26 +113,26 @@ def make_plan(
     else:
         solver, reason = "inducing", f"more than {PCG_ROWS:,} rows"
 
-    centers = min(rows, n_centers or default_centers(rows, memory_limit)) if solver == "inducing" else 0
+    centers = min(rows, n_centers or most_centers(rows, memory_limit)) if solver == "inducing" else 0
     rank = min(rows, rank if rank is not None else default_rank(rows, memory_limit)) if solver == "pcg" else 0
-    memory = {
-        "cholesky": square,
-        "pcg": 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0),
-        "inducing": CENTER_MATRICES * 8 * centers**2 + 8 * targets * (rows + 6 * centers),
-    }[solver]
-    fixed = memory - 8 * targets * rows * 6
-    if solver in ("cholesky", "inducing") and fixed > memory_limit:
-        what = f"two {rows:,} x {rows:,} matrices" if solver == "cholesky" else f"{centers:,} inducing points"
-        other = "solver='pcg' or n_centers" if solver == "cholesky" else "fewer n_centers"
-        raise OptionError(
-            f"solver={solver!r} needs {bytes_text(memory)} for {what}, more than the limit of "
-            f"{bytes_text(memory_limit)}; use {other}, or raise the limit with "
-            "kerngp.options.options(memory_limit=...)."
-        )
+    if solver == "inducing":
+        need = memory(rows, features, targets, centers, memory_limit=memory_limit)
+        check_memory(need, rows, centers, memory_limit)
+        total = need.total
+    elif solver == "cholesky":
+        total = square
+        if square - 48 * targets * rows > memory_limit:
+            raise OptionError(
+                f"solver='cholesky' needs {bytes_text(square)} for two {rows:,} x {rows:,} matrices, more "
+                f"than the limit of {bytes_text(memory_limit)}; use solver='pcg' or n_centers, or raise the "
+                "limit with kerngp.options.options(memory_limit=...)."
+            )
+    else:
+        total = 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0)
     iterations = TYPICAL_ITERATIONS[solver]
     pairs = iterations * rows * rows
     if solver == "inducing":
         # the products are formed in every iteration (with the transpose, too), or added up once
         once = choose_form(rows, features, centers, targets) == "normal"
         pairs = 2 * rows * centers * (1 if once else iterations)
-    return RidgePlan(solver, rows, features, targets, centers, rank, memory, iterations, pairs, reason)
+    return RidgePlan(solver, rows, features, targets, centers, rank, total, iterations, pairs, reason)

@@ -41,8 +41,8 @@ class AlternatingProjection:
         Most passes over the matrix; the residual computed at the end, and every ``refresh`` passes,
         comes on top.
     block : int, optional
-        Most rows of a block. Default: as many as can be factorised in the time of their product with
-        the whole matrix.
+        Most rows of a block. Default: as many as can be factorised in the time of some products with
+        the whole matrix, since factors are kept.
     local : bool
         Blocks are made of strongly correlated rows; otherwise they are contiguous.
     time_limit : float, optional
@@ -104,7 +104,8 @@ class AlternatingProjection:
 
 class _Projections(Scheme):
     def __init__(self, method: AlternatingProjection, A: LinearOperator, residual: Tensor):
-        n, size = A.shape[-1], method.block or default_block(A.shape[-1])
+        n = A.shape[-1]
+        size = method.block or max(1, min(n, 2 * default_block(n)))
         if method.local:
             generator = torch.Generator().manual_seed(method.random_state)
             self.blocks = local_blocks(A, size, generator)

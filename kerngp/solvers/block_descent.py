@@ -115,7 +115,7 @@ def check_count(name: str, value: Any) -> None:
 def default_block(n: int) -> int:
     """Rows whose factorisation, b^3 / 3 operations, costs about as much as their product with everything."""
     fits = math.isqrt(_options.current().memory_limit // 64)
-    return max(1, min(n, max(256, math.isqrt(100 * n)), fits))
+    return max(1, min(n, max(512, math.isqrt(32 * n)), fits))
 
 
 def block_factor(A: LinearOperator, rows: Tensor) -> Tensor | Failure:

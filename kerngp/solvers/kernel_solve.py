@@ -24,6 +24,7 @@ from .solution import Progress
 from .solve import solve
 
 Tensor = torch.Tensor
+COARSE = ("float32", "float16")  # ends of the names of dtypes, bfloat16 among them
 
 
 def kernel_solve(
@@ -53,7 +54,8 @@ def kernel_solve(
     alpha : float, tensor with one element, or many in a list or vector
         At least 0. Many alphas are solved for at once, see `solve_path`.
     eps, rtol : float
-        Relative residual at which to stop, default 1e-6; ``eps`` is KeOps's name for it.
+        Relative residual at which to stop; ``eps`` is KeOps's name for it. Default for a method given by
+        its name: 1e-6, and 1e-4 for b in float32 or less, whose solution cannot be rounded much better.
     method, preconditioner, max_iter, time_limit, x0, callback, on_fail
         As for `solve`.
     return_info : bool
@@ -83,9 +85,12 @@ def kernel_solve(
     require_square(K, "kernel_solve")
     if eps is not None and rtol is not None:
         raise OptionError(f"eps={eps!r} and rtol={rtol!r} are two names of one tolerance; give one of them.")
+    tol = rtol if eps is None else eps
+    if tol is None and isinstance(method, str) and str(getattr(b, "dtype", "")).endswith(COARSE):
+        tol = 1e-4
     settings: dict[str, Any] = {
         "preconditioner": preconditioner,
-        "tol": rtol if eps is None else eps,
+        "tol": tol,
         "max_iter": max_iter,
         "time_limit": time_limit,
         "x0": x0,

@@ -111,6 +111,11 @@ class LinearOperator(ABC):
         return np.dtype(NUMPY_DTYPES[self.torch_dtype])
 
     @property
+    def entries(self) -> float:
+        """How many entries a product computes, for those who count."""
+        return float(math.prod(self.shape))
+
+    @property
     def T(self) -> LinearOperator:
         """The transpose; a symmetric operator is its own."""
         return self if self.symmetric else self._transpose()
@@ -146,7 +151,7 @@ class LinearOperator(ABC):
             batch = torch.broadcast_shapes(self.shape[:-2], t.shape[:-2])
             out = t.new_zeros((*batch, self.shape[-2], 0))
         else:
-            with count(self.work, math.prod(self.shape) if self.work == "products" else 0.0):
+            with count(self.work, self.entries if self.work == "products" else 0.0):
                 out = self._matmul(t, exact)
         return restore(out.squeeze(-1) if vector else out, kind_of(b))
 
@@ -572,9 +577,11 @@ class AddedDiagonal(LinearOperator):
         return self.base._rows(idx, cols) + self._diagonal()._rows(idx, cols)
 
     def _submatrices(self, idx: Tensor, exact: bool) -> Tensor:
-        dtype = torch.float64 if exact else self.torch_dtype
-        d = Diagonal(self.values.to(dtype), n=self.shape[-1])
-        return self.base._submatrices(idx, exact) + d._submatrices(idx, exact)
+        found = self.base._submatrices(idx, exact)
+        d = Diagonal(self.values.to(found.dtype), n=self.shape[-1])
+        if bool((idx.sort(-1)[0].diff(dim=-1) == 0).any()):  # an index twice: entries beside the diagonal
+            return found + d._submatrices(idx, exact)
+        return found + torch.diag_embed(d._full()[..., idx])
 
     def _submatrix(self, rows: Tensor | None, cols: Tensor | None) -> LinearOperator:
         base = self.base._submatrix(rows, cols)

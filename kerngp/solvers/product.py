@@ -91,6 +91,11 @@ class Product(LinearOperator):
         self.torch_dtype, self.device = factors[0].torch_dtype, factors[0].device
         self.symmetric, self.psd = tags or _tags(factors)
 
+    @property
+    def entries(self) -> float:
+        """Those of all factors."""
+        return sum(f.entries for f in self.factors)
+
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
         for f in reversed(self.factors):
             b = f._matmul(b, exact)

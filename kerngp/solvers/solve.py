@@ -50,11 +50,12 @@ def solve(
         torch or NumPy. With a float32 operator, a float64 b asks for a float64 x: products are still
         formed in float32, everything else is float64.
     method : solver or str
-        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky",
-        "askotch", "alternating". "auto"
-        measures a little, chooses what will take the least time, and says why (`Solution.explain`).
-    preconditioner : LinearOperator, recipe or str, optional
-        An approximate inverse of A, how to make one (`RPCholesky`), or a name: "rpcholesky", "none".
+        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky", "askotch",
+        "alternating". "auto" measures a little, chooses what will take the least time, and says why
+        (`Solution.explain`).
+    preconditioner : LinearOperator, recipe, function r -> M r, or str, optional
+        An approximate inverse of A, how to make one (`RPCholesky`), or a name: "rpcholesky", "vecchia",
+        "nystrom", "jacobi", "none".
         "auto", for CG, has candidates race on a few rows; ``method="auto"`` does that unless one is given.
         Also used for gradients.
     tol, max_iter, time_limit : number, optional

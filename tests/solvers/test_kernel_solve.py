@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -240,3 +241,15 @@ def test_more_messages(x):
             kernel_solve(K, b, **keywords)
     with pytest.raises(TypeError, match="unknown"):
         KernelSystem(GAUSS * Vj(2, 1), 2)(x, x, b[:, None], unknown=1)
+
+
+def test_default_tolerance_is_one_that_rounding_allows(x):
+    K = KernelOperator(GAUSS, (x.float(), x.float()), psd=True)
+    b = torch.randn(40, 1, dtype=F)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        for rhs, tol in ((b, 1e-6), (b.float(), 1e-4), (b.float().numpy(), 1e-4)):
+            _, info = kernel_solve(K, rhs, 0.1, method="cg", return_info=True)
+            assert info.report.tol == tol and float(info.residual_norms.max()) <= tol
+        info = kernel_solve(K, b.float(), 0.1, method=CG(tol=1e-5), return_info=True)[1]
+        assert info.report.tol == 1e-5

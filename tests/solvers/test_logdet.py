@@ -160,6 +160,16 @@ def test_gradient_of_the_estimate_is_right_on_average(recipe):
         assert float(torch.stack([r[k] for r in runs]).mean(0)) == pytest.approx(float(exact[k]), rel=0.05)
 
 
+def test_no_gradient_no_solves():
+    A = with_grad(kernel_system(100, alpha=1e-2))
+    with torch.no_grad():
+        without = logdet(A, exact_below=0, tol=1e-6)
+    found = logdet(A, exact_below=0, tol=1e-6)
+    assert without.products < found.products  # the residuals of the solves are what takes longest
+    assert not without.value.requires_grad
+    assert found.value.requires_grad
+
+
 def test_gradient_is_the_derivative_of_the_estimate():
     """The same signs at every parameter: finite differences of the estimate, not of the truth."""
 

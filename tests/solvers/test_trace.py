@@ -182,6 +182,11 @@ def test_messages():
         trace_inverse(Dense(random(3, 3)))
     with pytest.raises(OptionError, match=r"K \+ alpha \* identity"):
         effective_dimension(A.base)
+    with pytest.raises(OptionError, match="alpha > 0"):
+        effective_dimension(A.base + 0.0 * identity(5))
+    with pytest.raises(OptionError, match="preconditioner is a int"):
+        trace_inverse(A, preconditioner=3, exact_below=0)
+    assert trace_inverse(A.base, preconditioner=RPCholesky(3)).probes == 0  # not built: it could not be
 
 
 # ---------------------------------------------------------------- trace from products

@@ -105,9 +105,10 @@ def logdet(
     if A.shape[-1] <= exact_below or A.shape[-1] == 0:
         return _exact(A)
     refuse("an estimated logdet", A.tensors)
+    wanted = torch.is_grad_enabled()
     with torch.no_grad():
         B = Congruence.of("logdet", A, preconditioner)
-        gradient = any(t.requires_grad for t in A.tensors)
+        gradient = wanted and any(t.requires_grad for t in A.tensors)
         Z = _estimate.rademacher((A.shape[-1], probes), random_state, A.device)
         Z, limits = Z.expand(*A.shape[:-2], *Z.shape), _Limits(steps, tol, gradient)
         run, notes = in_sufficient_precision(B, Z, lambda B: _run(B, Z, limits))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -87,8 +88,9 @@ def trace_inverse(
     >>> abs(float(found.value / torch.linalg.inv(A.dense()).trace()) - 1) < 1e-6
     True
     """
-    job = _Job.of("trace_inverse", as_operator(A), preconditioner, probes, method, random_state)
-    if job.A.shape[-1] <= exact_below or not job.A.shape[-1]:
+    A = as_operator(A)
+    job = _Job("trace_inverse", A, preconditioner, probes, method, random_state)
+    if A.shape[-1] <= exact_below or not A.shape[-1]:
         return _estimate.exact(job.inverse().diagonal(dim1=-2, dim2=-1).sum(-1))
     return job.weighted_trace(None)
 
@@ -116,7 +118,7 @@ def effective_dimension(
     Raises
     ------
     OptionError
-        If A is not of that form.
+        If A is not of that form with a positive diagonal.
 
     Examples
     --------
@@ -125,11 +127,11 @@ def effective_dimension(
     >>> float(effective_dimension(A).value)
     1.25
     """
-    if not isinstance(A, AddedDiagonal) or not bool((A.values.detach() >= 0).all()):
+    if not isinstance(A, AddedDiagonal) or not bool((A.values.detach() > 0).all()):
         raise OptionError(
-            f"effective_dimension needs an operator K + alpha * identity(n) with alpha >= 0, got {A!r}."
+            f"effective_dimension needs an operator K + alpha * identity(n) with alpha > 0, got {A!r}."
         )
-    job = _Job.of("effective_dimension", A, preconditioner, probes, method, random_state)
+    job = _Job("effective_dimension", A, preconditioner, probes, method, random_state)
     d = A.values.double().expand(A.shape[:-1])
     if A.shape[-1] <= exact_below or not A.shape[-1]:
         return _estimate.exact(A.shape[-1] - (d * job.inverse().diagonal(dim1=-2, dim2=-1)).sum(-1))
@@ -165,8 +167,9 @@ def diagonal_inverse(
     >>> diagonal_inverse(Dense(torch.diag(torch.tensor([1.0, 2.0, 4.0])), psd=True)).value
     tensor([1.0000, 0.5000, 0.2500], dtype=torch.float64)
     """
-    job = _Job.of("diagonal_inverse", as_operator(A), preconditioner, probes, method, random_state)
-    if job.A.shape[-1] <= exact_below or not job.A.shape[-1]:
+    A = as_operator(A)
+    job = _Job("diagonal_inverse", A, preconditioner, probes, method, random_state)
+    if A.shape[-1] <= exact_below or not A.shape[-1]:
         return _estimate.exact(job.inverse().diagonal(dim1=-2, dim2=-1))
     Z = job.signs()
     X, rough, known = job.solve(Z)
@@ -181,18 +184,19 @@ class _Job:
 
     what: str
     A: LinearOperator
-    M: Preconditioner
+    preconditioner: Any
     probes: int
-    method: Method | str
+    method: Method | str | None
     random_state: int
 
-    @classmethod
-    def of(
-        cls, what: str, A: LinearOperator, preconditioner: Any, probes: int, method: Any, random_state: int
-    ) -> _Job:
-        require_symmetric(what, A)
-        _estimate.check_count("probes", probes, 2, " (the standard error comes from their spread)")
-        return cls(what, A, as_preconditioner(preconditioner, A), probes, method or CG(), random_state)
+    def __post_init__(self) -> None:
+        require_symmetric(self.what, self.A)
+        _estimate.check_count("probes", self.probes, 2, " (the standard error comes from their spread)")
+
+    @cached_property
+    def M(self) -> Preconditioner:
+        """Built when it is needed: not for matrices that are factorised."""
+        return as_preconditioner(self.preconditioner, self.A)
 
     def inverse(self) -> Tensor:
         """All entries of A^-1, float64."""
@@ -209,7 +213,7 @@ class _Job:
 
     def solve(self, Z: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """A^-1 Z, M Z and what else is known of the solve."""
-        solution = solve(self.A, Z, self.method, preconditioner=self.M)
+        solution = solve(self.A, Z, self.method or CG(), preconditioner=self.M)
         if solution.status in (Status.nan, Status.indefinite):
             error = SolveError(f"{self.what}: {solution.message}")
             error.solution = solution
@@ -223,9 +227,7 @@ class _Job:
         """trace A^-1, or trace D A^-1 by vectors D^1/2 z."""
         Z, diagonal = self.signs(), self.M.diag().double()
         if d is not None:
-            # the root of 0 has no derivative; its entry is 0 and stays 0
-            root = torch.where(d > 0, torch.where(d > 0, d, 1.0).sqrt(), 0.0)
-            Z, diagonal = root.unsqueeze(-1) * Z, diagonal * d
+            Z, diagonal = d.sqrt().unsqueeze(-1) * Z, diagonal * d
         X, rough, known = self.solve(Z)
         samples = (Z * X).sum(-2, keepdim=True)
         known_part = (Z * rough).sum(-2, keepdim=True)

@@ -136,12 +136,12 @@ class VecchiaInverse(Preconditioner):
         n, m = parents.shape
         weights = torch.empty((n, m + 1), dtype=torch.float64, device=A.device)
         dropped, step = 0, max(1, CHUNK // (m + 1) ** 2)
-        for i in range(0, n, step):
-            own = torch.arange(i, min(n, i + step), device=A.device).unsqueeze(-1)
-            chosen = parents[i : i + step].long()
+        full = (parents >= 0).all(-1)
+        for rows in (*(~full).nonzero().squeeze(-1).split(step), *full.nonzero().squeeze(-1).split(step)):
+            own, chosen = rows.unsqueeze(-1), parents[rows].long()
             idx = torch.cat([torch.where(chosen >= 0, chosen, own), own], -1)
             there = torch.cat([chosen >= 0, own >= 0], -1)
-            weights[i : i + step], kept = _rows_of_factor(A.submatrices(idx, exact=True), there)
+            weights[rows], kept = _rows_of_factor(A.submatrices(idx, exact=True), there)
             dropped += int((there & ~kept).sum())
         return VecchiaInverse(parents, weights, dropped)
 
@@ -235,6 +235,8 @@ def _solved(blocks: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
 
 def _restricted(blocks: Tensor, there: Tensor) -> Tensor:
     """The blocks with rows and columns of the identity where nothing is there."""
+    if bool(there.all()):
+        return blocks
     both = there.unsqueeze(-1) & there.unsqueeze(-2)
     return torch.where(both, blocks, torch.diag_embed((~there).to(blocks.dtype)))
 
