@@ -33,9 +33,16 @@ from solver_peers import PEERS, Outcome, Problem, Unavailable  # noqa: E402
 
 from kerngp import datasets  # noqa: E402
 from kerngp.errors import KerngpError  # noqa: E402
-from kerngp.solvers import CG, Cholesky, Nystrom, RPCholesky, Vecchia, solve  # noqa: E402
-from kerngp.solvers.alternating import AlternatingProjection  # noqa: E402
-from kerngp.solvers.askotch import ASkotch  # noqa: E402
+from kerngp.solvers import (  # noqa: E402
+    CG,
+    AlternatingProjection,
+    ASkotch,
+    Cholesky,
+    Nystrom,
+    RPCholesky,
+    Vecchia,
+    solve,
+)
 from kerngp.solvers.meter import metering  # noqa: E402
 from kerngp.solvers.path import solve_path  # noqa: E402
 
