@@ -43,7 +43,7 @@ from .cost import (
 from .kernel_operator import KernelOperator
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, Scaled, Sum
 from .permuted import Permuted
-from .race import SHARE, Heat, race, rows_for, subsample
+from .race import SHARE, Heat, growth, iterations, race, rows_for, subsample
 from .solution import Progress, Solution
 from .switch import Direct, Switching
 
@@ -208,7 +208,8 @@ def _measured(
     rows = rows_for(m, w, worth)
     _tell(callback, b, "race of preconditioners")
     small, small_b = subsample(A, b, rows, random_state)
-    heats = race(small, small_b, FAMILIES, m, w, cg.tol, 4 * SHARE * worth, random_state)
+    heat = SHARE * min(factorise, PATIENCE * w.product)
+    heats = race(small, small_b, FAMILIES, m, w, cg.tol, heat, random_state)
     decision = decide(m, w, heats, rows, factorise)
     spent = time.perf_counter() - start
     lines.append(f"A race on {rows} rows at the same alpha / n ({seconds_text(spent)} up to here) predicts:")
@@ -259,8 +260,8 @@ def decide(
     lines: list[str] = []
     for name, family in families.items():
         mine = [h for h in heats if h.family.name == name]
-        growth = max(1.0, w.n / max(1, rows)) ** family.growth
-        good = {h.size: h.iterations * growth for h in mine if not h.failed}
+        larger = max(1.0, w.n / max(1, rows)) ** growth(family, mine)
+        good = {size: its * larger for size, its in iterations(mine).items()}
         if not good:
             lines.append(f"{name}: not possible ({mine[0].failed})")
         candidates += forecasts(m, w, family, good)

@@ -137,6 +137,8 @@ class Family:
         The size of a preconditioner of this kind, None for others.
     growth : float
         Iterations grow with this power of n at the same alpha / n.
+    measured : bool
+        Whether that power differs much from system to system, so that the race should measure it.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Family:
     sizes: tuple[int, ...]
     size_of: Callable[[LinearOperator], int | None]
     growth: float = 0.0
+    measured: bool = False
 
     def label(self, size: int) -> str:
         """For reports: "RPCholesky, rank 200"."""
@@ -174,9 +177,10 @@ LOW_RANK = Family(
     setup=lambda m, w, k: k * w.n * w.entry + 4.0 * k**2 * w.n / m.gemm,
     apply=lambda m, w, k: 2.0 * 16 * k * w.n / m.stream,
     memory=lambda w, k: w.itemsize * k * w.n,
-    raced=lambda n: (max(1, n // 20), max(2, n // 8)),
+    raced=lambda n: (max(1, n // 8), max(2, n // 3)),  # eigenvalues of K / n: a rank means the same at any n
     sizes=(50, 100, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000),
     size_of=lambda M: len(M.pivots) if isinstance(M, LowRankInverse) else None,
+    growth=0.1,
 )
 
 
@@ -200,7 +204,8 @@ SPARSE = Family(
     raced=lambda n: (min(15, n - 1), min(40, n - 1)),
     sizes=(10, 15, 20, 30, 40, 50, 60, 80, 100, 150),
     size_of=lambda M: M.parents.shape[1] if isinstance(M, VecchiaInverse) else None,
-    growth=0.35,  # 0.28 for etopo, 0.33 for flights, 0.5 for diamonds
+    growth=0.5,
+    measured=True,
 )
 FAMILIES = (SPARSE, LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
 

@@ -4,7 +4,10 @@ For n_s rows drawn at random, K_s + (n_s / n) diag(alpha) has about the spectrum
 divided by n / n_s: kernel matrices of samples share lambda = alpha / n. Conjugate gradients on the
 stored n_s x n_s matrix, once for each candidate, tell how many iterations the whole system will take.
 A candidate is called off as soon as what it has taken would cost more, at full size, than the best so
-far by a margin; so the race lasts about as long as its winner needs.
+far by a margin, and none may take more than a small share of the best so far.
+
+How iterations grow with the number of rows is measured, not assumed: those who have finished run once
+more on half of the rows (`growth`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,8 +30,10 @@ Tensor = torch.Tensor
 LEAST_ROWS, MOST_ROWS = 500, 3000
 MOST_COLUMNS = 4
 MARGIN = 2.0  # times the best prediction: other sizes of the same kind may still be better
+HOPELESS = 6.0  # times the best prediction, with the small size: the large one is not tried
 PRODUCTS = 150  # about what a race takes
-SHARE = 0.05  # of what the solve may cost, for the race
+SHARE = 0.05  # of what the solve may cost, for one heat
+GROWTH = (0.2, 0.7)  # exponents that were seen
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Heat:
     finished : bool
     failed : str
         Why there is no preconditioner of this kind, or why it does not work.
+    half : float
+        Iterations on half of the rows; NaN if that was not tried, or not finished.
     """
 
     family: Family
@@ -54,6 +61,29 @@ class Heat:
     residuals: tuple[float, ...] = ()
     finished: bool = False
     failed: str = ""
+    half: float = math.nan
+
+
+def iterations(heats: Sequence[Heat]) -> dict[int, float]:
+    """Iterations by size: of those who finished, or for lack of any what the others were heading for."""
+    finished = {h.size: h.iterations for h in heats if h.finished}
+    return finished or {h.size: h.iterations for h in heats if not h.failed}
+
+
+def growth(family: Family, heats: Sequence[Heat]) -> float:
+    """The power of the number of rows with which iterations grow, at the same alpha / n.
+
+    Examples
+    --------
+    >>> from kerngp.solvers.cost import SPARSE
+    >>> growth(SPARSE, [Heat(SPARSE, 15, 40.0, half=20.0)])
+    0.7
+    """
+    pairs = [(h.iterations, h.half) for h in heats if h.family is family and math.isfinite(h.half)]
+    if not pairs:
+        return family.growth
+    exponent = math.log2(sum(p[0] for p in pairs) / sum(p[1] for p in pairs))
+    return min(GROWTH[1], max(GROWTH[0], exponent))
 
 
 def rows_for(m: Machine, w: Workload, worth: float) -> int:
@@ -77,6 +107,15 @@ def subsample(A: LinearOperator, b: Tensor, rows: int, random_state: int) -> tup
     return small, b[index, :MOST_COLUMNS].double()
 
 
+def halved(small: LinearOperator, b: Tensor) -> tuple[LinearOperator, Tensor]:
+    """Every second row of a stored system, at the same lambda."""
+    index = torch.arange(0, b.shape[0], 2, device=b.device)
+    part = small.submatrix(index, index)
+    if isinstance(part, AddedDiagonal):
+        part = AddedDiagonal(part.base, part.values * 0.5)
+    return part, b[index]
+
+
 def race(
     small: LinearOperator,
     b: Tensor,
@@ -89,24 +128,31 @@ def race(
 ) -> tuple[Heat, ...]:
     """All families on a small stored system, in the given order; then those in reach with a larger size.
 
-    The first round is run in any case, the second while ``seconds`` last. What is done here is arithmetic
+    A heat may take ``seconds``, or its share of the best prediction so far. What is done here is arithmetic
     on stored entries, so no meter counts it; its time is booked.
     """
     heats: list[Heat] = []
     costs: dict[str, float] = {}
-    best, deadline = math.inf, time.perf_counter() + seconds
+    best = math.inf
     rounds = [(f, size, k) for k in (0, 1) for f in families for size in f.raced(b.shape[0])[k : k + 1]]
     with count("race", 0.0), torch.no_grad():
         for family, size, k in rounds:
-            left = deadline - time.perf_counter()
-            if k and (left <= 0 or costs[family.name] > MARGIN * best):
+            if k and costs[family.name] > HOPELESS * best:
                 continue
-            most = max(left, seconds / 3)
+            most = max(seconds, SHARE * best) if math.isfinite(best) else seconds
             heat = _run(small, b, family, size, m, w, tol, best, most, random_state)
             heats.append(heat)
-            ahead = [] if heat.failed else forecasts(m, w, family, {size: heat.iterations})
+            ahead = forecasts(m, w, family, iterations([h for h in heats if h.family is family]))
             costs[family.name] = min((p.seconds for p in ahead), default=math.inf)
             best = min(best, costs[family.name])
+        if w.n <= 2 * b.shape[0]:
+            return tuple(heats)
+        most = max(seconds, SHARE * best) if math.isfinite(best) else seconds
+        half, half_b = halved(small, b)
+        for k, heat in enumerate(heats):
+            if heat.finished and heat.family.measured and costs[heat.family.name] <= MARGIN * best:
+                again = _run(half, half_b, heat.family, heat.size, m, w, tol, math.inf, most, random_state)
+                heats[k] = replace(heat, half=again.iterations if again.finished else math.nan)
     return tuple(heats)
 
 
@@ -143,12 +189,15 @@ def _run(
 
 
 def _extrapolated(residuals: Sequence[float], tol: float) -> float:
-    """Iterations to the tolerance at the rate so far."""
-    reached = min(residuals)
-    if len(residuals) < 2 or reached >= 0.9 * residuals[0]:
+    """Iterations to the tolerance at the rate of the second half, as conjugate gradients gather speed."""
+    steps, reached = len(residuals) - 1, min(residuals)
+    if steps < 1 or reached >= 0.9 * residuals[0]:
         return math.inf
-    steps = len(residuals) - 1
-    return max(float(steps + 1), steps * math.log(tol) / math.log(reached / residuals[0]))
+    middle = min(residuals[: steps // 2 + 1])
+    fall = max(
+        math.log(residuals[0] / reached) / steps, math.log(middle / reached) / max(1, steps - steps // 2)
+    )
+    return max(float(steps + 1), steps + math.log(reached / (tol * residuals[0])) / fall)
 
 
 def lagging(residuals: Sequence[float], expected: Sequence[float], stretch: float, least: int = 10) -> bool:

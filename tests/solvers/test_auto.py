@@ -33,7 +33,16 @@ from kerngp.solvers.cost import (
 )
 from kerngp.solvers.meter import metering
 from kerngp.solvers.preconditioners import LowRankInverse
-from kerngp.solvers.race import Heat, lagging, race, rows_for, subsample
+from kerngp.solvers.race import (
+    Heat,
+    growth,
+    halved,
+    iterations,
+    lagging,
+    race,
+    rows_for,
+    subsample,
+)
 from kerngp.solvers.switch import Direct, Switching, better
 
 MACHINE = Machine(gemm=5e10, cholesky=2e10, small=2e9, stream=1e10)
@@ -181,6 +190,33 @@ class TestRace:
         best = min((h for h in found if h.finished), key=lambda h: h.iterations)
         assert best.family is SPARSE and best.iterations < 25
         assert next(h for h in found if h.family is NONE).iterations > 2 * best.iterations
+
+    def test_growth_is_measured_on_half_of_the_rows(self):
+        A, b = kernel_system(400, alpha=1e-3, lengthscale=0.1)
+        found = race(A, b, FAMILIES, MACHINE, work(), 1e-6, 60.0)
+        sparse = [h for h in found if h.family is SPARSE]
+        assert sparse and all(h.finished and 0 < h.half <= h.iterations for h in sparse)
+        assert all(math.isnan(h.half) for h in found if h.family is not SPARSE)
+        part, part_b = halved(A, b)
+        assert part.shape == (200, 200) and len(part_b) == 200
+        torch.testing.assert_close(part.base.dense(), A.base.dense()[::2, ::2])
+        torch.testing.assert_close(part.values, 0.5 * A.values)
+
+    def test_growth_stays_within_what_was_seen(self):
+        assert growth(SPARSE, [Heat(SPARSE, 15, 40.0)]) == SPARSE.growth
+        assert growth(SPARSE, [Heat(SPARSE, 15, 40.0, half=10.0)]) == 0.7
+        assert growth(SPARSE, [Heat(SPARSE, 15, 40.0, half=41.0)]) == 0.2
+        assert growth(SPARSE, [Heat(SPARSE, 15, 32.0, half=22.627417)]) == pytest.approx(0.5)
+
+    def test_a_race_with_all_rows_has_nothing_to_grow(self):
+        A, b = kernel_system(100)
+        assert all(math.isnan(h.half) for h in race(A, b, FAMILIES, MACHINE, work(n=150), 1e-6, 60.0))
+
+    def test_iterations_of_the_finished_count_alone_if_there_are_any(self):
+        done, cut = Heat(LOW_RANK, 100, 50.0, (1.0, 1e-7), True), Heat(LOW_RANK, 30, 900.0, (1.0, 0.1))
+        assert iterations([done, cut]) == {100: 50.0}
+        assert iterations([cut]) == {30: 900.0}
+        assert iterations([dataclasses.replace(cut, failed="singular")]) == {}
 
     def test_the_hopeless_are_called_off(self):
         A, b = kernel_system(400, alpha=1e-3, lengthscale=0.1)
