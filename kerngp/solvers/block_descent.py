@@ -339,8 +339,8 @@ class _Work:
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
-        if failure.status is Status.nan and self.inspections == 0:
-            self.best[self.home] = torch.nan  # no answer at all
+        if failure.status is Status.nan:
+            self.best[self.home[self.best_at[self.home] == 0]] = torch.nan  # no answer at all
         self.code[self.home] = _CODE[failure.status]
         self.home = self.home[:0]
 

@@ -20,7 +20,8 @@ from ..errors import OptionError, ShapeError
 from .cg import CG
 from .checks import columns, everywhere, require_square
 from .implicit import Choice, Problem, judge, solved
-from .operator import LinearOperator, as_operator, identity
+from .operator import LinearOperator, as_operator
+from .preconditioners.base import Preconditioner, shared, shift
 from .preconditioners.by_column import ByColumn
 from .preconditioners.custom import CustomPreconditioner
 from .resolve import Method, Recipe, Resolved, resolve
@@ -30,7 +31,7 @@ from .solve import check_on_fail
 from .switch import Switching
 
 Tensor = torch.Tensor
-ALIKE = 4.0  # alphas within this factor share a preconditioner
+ALIKE = 8.0  # alphas within this factor share a preconditioner
 
 
 def solve_path(
@@ -59,7 +60,8 @@ def solve_path(
         As in `solve`; "auto" chooses for the smallest alpha. With `CG` all alphas share the products,
         with other methods each is solved alone.
     preconditioner : recipe, LinearOperator or str, optional
-        A recipe is built once and refreshed for alphas that differ much; an operator serves all of them.
+        A recipe is built once, for the smallest alpha, and renewed for the others, see
+        `Preconditioner.shifted`; an operator serves all of them.
     x0 : array like b, or one such for every alpha, optional
     tol, max_iter, time_limit, callback
         As in `solve`.
@@ -132,37 +134,20 @@ class PathChoice(Choice):
 def _for_each(
     first: LinearOperator, recipe: Any, K: LinearOperator, alphas: list[float], which: Tensor
 ) -> LinearOperator:
-    """One preconditioner for each group of alphas that differ little, given that for the smallest.
-
-    For P = K + rho I all eigenvalues of P^-1 (K + alpha I) lie between 1 and alpha / rho. A preconditioner
-    from below serves larger alphas as well as its own and keeps its floor; others are made for the middle.
-    """
-    renew = getattr(first, "refresh", None)
-    if isinstance(first, CustomPreconditioner) or renew is None:  # it cannot be renewed, only made again
-        renew = getattr(recipe, "build", None)
-    if renew is None:
-        return first
-    groups = _groups(alphas)
-    below = getattr(first, "floor", None) is not None
-    middles = [g[0] if below else (g[0] * g[-1]) ** 0.5 for g in groups]
+    """A preconditioner for each alpha, given that for the smallest."""
+    build = getattr(recipe, "build", None)
     with torch.no_grad():
-        eye = identity(K.shape[-1], device=K.device)
-        parts = [first if m == alphas[0] else renew(K + m * eye) for m in middles]
-    if len(parts) == 1:
-        return parts[0]
-    member = torch.tensor([k for k, g in enumerate(groups) for _ in g], device=which.device)
-    return ByColumn(parts, member[which])
-
-
-def _groups(alphas: list[float]) -> list[list[float]]:
-    """Increasing numbers in groups whose largest is at most ``ALIKE`` times the smallest."""
-    groups: list[list[float]] = []
-    for a in alphas:
-        if groups and a <= ALIKE * groups[-1][0]:
-            groups[-1].append(a)
+        if isinstance(first, Preconditioner) and not isinstance(first, CustomPreconditioner):
+            parts: Sequence[LinearOperator] = first.shifted(K, alphas)
+        elif build is not None:  # it cannot be renewed, only made again
+            below = getattr(first, "floor", None) is not None
+            parts = shared(alphas, below, lambda s: first if s == alphas[0] else build(shift(K, s)))
         else:
-            groups.append([a])
-    return groups
+            return first
+    different = list(dict.fromkeys(parts))
+    if len(different) == 1:
+        return different[0]
+    return ByColumn(different, torch.tensor([different.index(p) for p in parts], device=which.device)[which])
 
 
 def _alphas(alphas: Any, device: torch.device) -> Tensor:

@@ -249,6 +249,8 @@ def test_nan_between_blocks(make):
     A[2, 19] = A[19, 2] = math.nan
     s = solve(Dense(A, psd=True), random(20), make(5), on_fail="ignore")
     assert s.status is Status.nan
+    assert bool(torch.isnan(s.x).all())
+    assert bool(torch.isnan(s.residual_norms).all())
 
 
 @all_methods

@@ -61,6 +61,9 @@ def test_as_preconditioner():
     assert isinstance(as_preconditioner(None, A), Identity)
     assert as_preconditioner(RPCholesky(5), A).description == "RPCholesky, rank 5"
     assert as_preconditioner("jacobi", A).description == "Jacobi"
+    large = kernel_system(600)
+    assert as_preconditioner("rpcholesky", large).description == "RPCholesky, rank 100"
+    assert torch.equal(as_preconditioner("rpcholesky", large).pivots, RPCholesky().build(large).pivots)
     for own in (Dense(INVERSE, psd=True), Dense(INVERSE.float(), psd=True), lambda r: INVERSE @ r):
         M = as_preconditioner(own, A)
         torch.testing.assert_close(M.dense(), INVERSE, rtol=1e-4, atol=1e-4)

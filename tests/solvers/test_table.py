@@ -125,6 +125,8 @@ def test_not_a_number_in_the_matrix(case, bad):
         assert case not in list(plain())
         return
     assert s.status is Status.nan
+    assert bool(torch.isnan(s.x).all())
+    assert bool(torch.isnan(s.residual_norms).all())
 
 
 @PLAIN

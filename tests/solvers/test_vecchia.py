@@ -13,6 +13,7 @@ from kerngp.engine.expr import Pm, Vi, Vj
 from kerngp.engine.formulas import FORMULAS
 from kerngp.engine.ops import concat, exp, sqdist
 from kerngp.errors import OptionError, ShapeError
+from kerngp.options import options
 from kerngp.solvers import CG, Dense, Diagonal, KernelOperator, Status, Vecchia, cast, identity, solve
 from kerngp.solvers.meter import metering
 from kerngp.solvers.preconditioners import VecchiaInverse
@@ -344,3 +345,61 @@ def test_messages():
     with pytest.raises(ShapeError, match="new operator"):
         Vecchia(4).build(A).refresh(kernel_system(21))
     assert isinstance(Vecchia(4).build(A), VecchiaInverse)
+
+
+# ---------------------------------------------------------------- many amounts on the diagonal
+
+
+@pytest.mark.parametrize("n", [3, 33, 300])
+def test_many_shifts_cost_the_entries_of_one(n):
+    K = kernel_system(n, alpha=1e-6, lengthscale=0.2).base
+    shifts = torch.logspace(-3, 2, 20, dtype=F).tolist()
+    first = Vecchia(10).build(K + shifts[0] * identity(n))
+    with metering() as alone:
+        first.refresh(K)
+    with metering() as together:
+        found = first.shifted(K, shifts)
+    assert together.entries["rows"] == alone.entries["rows"]
+    assert len(found) == 20
+    for s, M in zip(shifts, found, strict=True):
+        A = K.dense() + s * torch.eye(n, dtype=F)
+        values = torch.linalg.eigvals(M.dense() @ A).real
+        best = torch.linalg.eigvals(first.refresh(Dense(A, psd=True)).dense() @ A).real
+        assert float(values.max() / values.min()) <= 1.3 * float(best.max() / best.min())
+
+
+def test_few_shifts_are_not_interpolated():
+    K = kernel_system(50, alpha=1e-6, lengthscale=0.2).base
+    for shifts in ([0.0, 0.0], [0.0, 1e-3, 1.0], [1e-3], [1e-8, 1e-2, 1e2]):
+        first = Vecchia(5).build(K + shifts[0] * identity(50))
+        for s, M in zip(shifts, first.shifted(K, shifts), strict=True):
+            expected = first.refresh(K + s * identity(50)).dense()
+            torch.testing.assert_close(
+                M.dense(), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max())
+            )
+
+
+def test_zero_beside_many_shifts():
+    K = kernel_system(40, alpha=1e-6, lengthscale=0.2).base + 1e-2 * identity(40)
+    shifts = [0.0, *torch.linspace(1, 5, 9, dtype=F).tolist()]
+    first = Vecchia(39).build(K)
+    found = first.shifted(K, shifts)
+    assert found[0] is first
+    for s, M in zip(shifts, found, strict=True):
+        values = torch.linalg.eigvals(M.dense() @ (K.dense() + s * torch.eye(40, dtype=F))).real
+        assert float(values.max() / values.min()) < 1.2
+
+
+def test_shifts_share_factors_where_memory_is_short():
+    K = kernel_system(60, alpha=1e-6, lengthscale=0.2).base
+    shifts = torch.logspace(-3, 2, 20, dtype=F).tolist()
+    first = Vecchia(20).build(K + shifts[0] * identity(60))
+    with options(memory_limit=1 << 20):
+        few = {id(M) for M in first.shifted(K, shifts)}
+    assert len(few) == 7 < len({id(M) for M in first.shifted(K, shifts)}) == 20
+
+
+def test_shifts_of_another_size():
+    first = Vecchia(4).build(kernel_system(20))
+    with pytest.raises(ShapeError, match="the new operator"):
+        first.shifted(kernel_system(21).base, [1.0, 2.0])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from ...errors import BackendUnavailable
-from ..operator import LinearOperator, Remake
+from ..operator import LinearOperator, Remake, identity
 from ..solution import Note
 
 Tensor = torch.Tensor
+P = TypeVar("P")
+ALIKE = 4.0  # alphas within this factor share a preconditioner
 
 
 class Preconditioner(LinearOperator):
@@ -50,6 +54,17 @@ class Preconditioner(LinearOperator):
         Choices that were expensive to make (pivots, neighbours) are kept, numbers are computed anew.
         """
 
+    def shifted(self, K: LinearOperator, shifts: Sequence[float]) -> Sequence[Preconditioner]:
+        """The same recipe for K + s I, for each s of the increasing ``shifts``; this one is for the first.
+
+        Here by `refresh`, once for shifts that are alike; others know how to share more.
+        """
+
+        def make(s: float) -> Preconditioner:
+            return self if s == shifts[0] else self.refresh(shift(K, s))
+
+        return shared(shifts, self.floor is not None, make)
+
     def remade(self, new: Remake) -> LinearOperator:
         """See `LinearOperator.remade`; most preconditioners are of one matrix and have no batch."""
         tensors = [new(t, t.dim()) for t in self.tensors]
@@ -59,3 +74,22 @@ class Preconditioner(LinearOperator):
                 "one by one."
             )
         return self.with_tensors(tensors)
+
+
+def shift(K: LinearOperator, s: float) -> LinearOperator:
+    """K + s I."""
+    return K + s * identity(K.shape[-1], device=K.device)
+
+
+def shared(shifts: Sequence[float], below: bool, make: Callable[[float], P]) -> list[P]:
+    """``make`` called once for each group of increasing ``shifts`` that are alike; one result for each shift.
+
+    For P = K + rho I all eigenvalues of P^-1 (K + s I) lie between 1 and s / rho. A preconditioner from
+    below serves larger shifts as well as its own and keeps its floor; others are made for the middle.
+    """
+    found: list[P] = []
+    while len(found) < len(shifts):
+        group = [s for s in shifts[len(found) :] if s <= ALIKE * shifts[len(found)]]
+        middle = group[0] if below or len(group) == 1 else (group[0] * group[-1]) ** 0.5
+        found += [make(middle)] * len(group)
+    return found

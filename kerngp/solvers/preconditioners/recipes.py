@@ -20,7 +20,7 @@ from .vecchia import Vecchia
 
 RECIPES: dict[str, Callable[[], Any]] = {
     "none": NoPreconditioner,
-    "rpcholesky": partial(RPCholesky, 500),
+    "rpcholesky": RPCholesky,
     "vecchia": Vecchia,
     "nystrom": partial(Nystrom, 500),
     "jacobi": Jacobi,

@@ -8,16 +8,20 @@ any but the nearest m, its parents. With N the parents of i, in any order, and i
 makes L'L the inverse of A that is closest in Kullback-Leibler divergence among those whose factor has
 these entries (Vecchia, 1988; Schaefer, Katzfuss, Owhadi, 2021). The cost is n (m + 1)^2 entries of A, n
 Cholesky factorisations of size m + 1, and 12 n m bytes. In few dimensions condition numbers drop to about
-one, where low-rank preconditioners of any affordable rank fail.
+one, where low-rank preconditioners of any affordable rank fail. For many amounts on the diagonal the
+entries are computed once, factors for a few amounts, and those for all others by interpolation.
 """
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ... import options as _options
 from ...errors import OptionError, ShapeError
 from ..checks import require_square
 from ..neighbours import neighbours_before
@@ -27,7 +31,9 @@ from ..sparse import Sparse
 from .base import Preconditioner
 
 Tensor = torch.Tensor
+SPAN = 10.0  # largest factor between two shifts that others are interpolated from
 CHUNK = 1 << 22  # entries of small matrices worked on at once
+CACHED = 1 << 18  # the same on a CPU, where they should stay in its caches
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Vecchia:
         with torch.no_grad():
             order = torch.randperm(n, generator=torch.Generator().manual_seed(self.random_state))
             parents = neighbours_before(A, order.to(A.device), min(self.neighbours, n - 1))
-            return VecchiaInverse.of(A, parents)
+            return VecchiaInverse.of(A, parents)[0]
 
 
 class VecchiaInverse(Preconditioner):
@@ -120,30 +126,37 @@ class VecchiaInverse(Preconditioner):
         self.factor = self._assemble()
 
     @staticmethod
-    def of(A: LinearOperator, parents: Tensor) -> VecchiaInverse:
-        """The best factor with these entries.
+    def of(A: LinearOperator, parents: Tensor, shifts: Sequence[float] = (0.0,)) -> list[VecchiaInverse]:
+        """The best factors with these entries for A + s I, for each s of ``shifts``.
+
+        The small matrices differ on their diagonals alone: their entries are computed once.
 
         Raises
         ------
         OptionError
             If there is an entry on the diagonal of A that is not positive.
         """
-        least = float(A.diag().min())
+        least = float(A.diag().min()) + min(shifts)
         if least <= 0:
             raise OptionError(
                 f"Vecchia needs a positive definite matrix; the least diagonal entry is {least}."
             )
         n, m = parents.shape
-        weights = torch.empty((n, m + 1), dtype=torch.float64, device=A.device)
-        dropped, step = 0, max(1, CHUNK // (m + 1) ** 2)
+        weights = torch.empty((len(shifts), n, m + 1), dtype=torch.float64, device=A.device)
+        dropped, step = (
+            [0] * len(shifts),
+            max(1, (CACHED if A.device.type == "cpu" else CHUNK) // (m + 1) ** 2),
+        )
         full = (parents >= 0).all(-1)
         for rows in (*(~full).nonzero().squeeze(-1).split(step), *full.nonzero().squeeze(-1).split(step)):
             own, chosen = rows.unsqueeze(-1), parents[rows].long()
             idx = torch.cat([torch.where(chosen >= 0, chosen, own), own], -1)
             there = torch.cat([chosen >= 0, own >= 0], -1)
-            weights[rows], kept = _rows_of_factor(A.submatrices(idx, exact=True), there)
-            dropped += int((there & ~kept).sum())
-        return VecchiaInverse(parents, weights, dropped)
+            blocks = _restricted(A.submatrices(idx, exact=True), there)
+            for k, shift in enumerate(shifts):
+                weights[k, rows], kept = _rows_of_factor(_added(blocks, shift), there)
+                dropped[k] += int((there & ~kept).sum())
+        return [VecchiaInverse(parents, w, count) for w, count in zip(weights, dropped, strict=True)]
 
     def _assemble(self) -> Sparse:
         n = self.shape[0]
@@ -170,10 +183,24 @@ class VecchiaInverse(Preconditioner):
         ShapeError
             If A has another size.
         """
-        if A.shape != self.shape:
-            raise ShapeError(f"the preconditioner has shape {self.shape}, the new operator {A.shape}.")
+        return self._at(A, (0.0,))[0]
+
+    def shifted(self, K: LinearOperator, shifts: Sequence[float]) -> Sequence[Preconditioner]:
+        """See `Preconditioner.shifted`. Computed for few shifts, and interpolated for those between them."""
+        size = 16 * len(shifts) * self.weights.numel()
+        if size > _options.current().memory_limit // 4:
+            return super().shifted(K, shifts)
+        nodes = _nodes(shifts)
         with torch.no_grad():
-            return VecchiaInverse.of(A, self.parents)
+            return _interpolated([self, *self._at(K, nodes[1:])], nodes, shifts)
+
+    def _at(self, K: LinearOperator, shifts: Sequence[float]) -> list[VecchiaInverse]:
+        if not shifts:
+            return []
+        if K.shape != self.shape:
+            raise ShapeError(f"the preconditioner has shape {self.shape}, the new operator {K.shape}.")
+        with torch.no_grad():
+            return VecchiaInverse.of(K, self.parents, shifts)
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
         return self.factor.T.matmul(self.factor.matmul(b))
@@ -198,6 +225,47 @@ class VecchiaInverse(Preconditioner):
     def with_tensors(self, tensors: Sequence[Tensor]) -> VecchiaInverse:
         """See `LinearOperator.with_tensors`."""
         return VecchiaInverse(self.parents, tensors[0].double(), self.dropped)
+
+
+# ---------------------------------------------------------------- many amounts on the diagonal
+
+
+def _nodes(shifts: Sequence[float]) -> list[float]:
+    """Where to compute factors for increasing shifts: 0, and a geometric sequence if there are many more."""
+    positive = [s for s in shifts if s > 0]
+    if not positive:
+        return list(shifts)
+    span = math.log(positive[-1] / positive[0])
+    steps = math.ceil(span / math.log(SPAN))
+    if steps + 1 >= len(positive):
+        return list(shifts)
+    inner = [positive[0] * math.exp(k * span / steps) for k in range(1, steps)]
+    return [*(s for s in shifts if s == 0), positive[0], *inner, positive[-1]]
+
+
+def _interpolated(
+    factors: Sequence[VecchiaInverse], nodes: Sequence[float], shifts: Sequence[float]
+) -> list[VecchiaInverse]:
+    """Factors for ``shifts`` from those at ``nodes``.
+
+    Scaled to a diagonal of ones, rows of L hold the coefficients by which the parents predict the point,
+    smooth functions of log s; their means stand between them. The diagonal is positive, so that L'L is
+    positive definite whatever the error.
+    """
+    found = []
+    for s in shifts:
+        right = bisect.bisect_left(nodes, s)
+        high = factors[right]
+        if nodes[right] == s:
+            found.append(high)
+            continue
+        low, below = factors[right - 1], nodes[right - 1]
+        t = math.log(s / below) / math.log(nodes[right] / below)
+        a, b = low.weights[:, -1:], high.weights[:, -1:]
+        diagonal = a ** (1 - t) * b**t
+        weights = low.weights * ((1 - t) * diagonal / a) + high.weights * (t * diagonal / b)
+        found.append(VecchiaInverse(low.parents, weights, max(low.dropped, high.dropped)))
+    return found
 
 
 # ---------------------------------------------------------------- small dense problems
@@ -231,6 +299,15 @@ def _solved(blocks: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     rows = torch.where(there, rows, 0.0)
     size = (rows.abs() * blocks.diagonal(dim1=-2, dim2=-1).sqrt()).sum(-1)
     return rows, (info == 0) & (40 * torch.finfo(blocks.dtype).eps * size.square() <= 1)
+
+
+def _added(blocks: Tensor, shift: float) -> Tensor:
+    """The blocks with a number added to their diagonals."""
+    if shift == 0:
+        return blocks
+    out = blocks.clone()
+    out.diagonal(dim1=-2, dim2=-1).add_(shift)
+    return out
 
 
 def _restricted(blocks: Tensor, there: Tensor) -> Tensor:
