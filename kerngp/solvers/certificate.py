@@ -66,7 +66,7 @@ def least_added(A: LinearOperator, shifts: Tensor | None, d: Tensor) -> Tensor |
     --------
     >>> from kerngp.solvers import Dense, identity
     >>> A = Dense(torch.ones(2, 2), psd=True) + 0.25 * identity(2)
-    >>> least_added(A, None, torch.tensor([1.0, 0.5]))
+    >>> least_added(A, None, torch.tensor([1.0, 0.5], dtype=torch.float64))
     tensor([0.2500], dtype=torch.float64)
     """
     if not d.numel():
