@@ -16,7 +16,8 @@ from kerngp.solvers import (
     identity,
     solve,
 )
-from kerngp.solvers.certificate import known_node, least_eigenvalue
+from kerngp.solvers.certificate import certify, known_node, least_eigenvalue
+from kerngp.solvers.functions.congruence import Congruence
 from kerngp.solvers.operator import Diagonal
 
 F = torch.float64
@@ -249,3 +250,21 @@ def test_least_eigenvalue_from_tags():
     assert least_eigenvalue(Dense(torch.ones(3, 3), symmetric=True) + 0.5 * identity(3)) is None
     assert least_eigenvalue(K + 0.0 * identity(3)) is None
     assert least_eigenvalue(K, torch.tensor([0.5, 2.0])).tolist() == [0.5, 2.0]
+
+
+def test_the_drift_of_the_recursion_is_added():
+    """|x* - x|_A <= sqrt(r'Mr / node) + sqrt(d'Md / node) for a recursive r that is off by d."""
+    nothing = (torch.zeros(0, 1, dtype=F).numpy(),) * 3
+    at, node, spectrum = torch.zeros(1).int().numpy(), torch.tensor([0.25]).numpy(), torch.ones(1, 2).numpy()
+    found = certify(nothing, at, torch.ones(1).numpy(), torch.tensor([4.0]).numpy(), node, spectrum, "")
+    assert (float(found.error), found.kind) == (6.0, "bound")
+
+
+def test_functions_of_an_operator_take_no_floor_of_another():
+    K, _ = problem(60, 2, 5)
+    base = Dense(K, psd=True)
+    M = RPCholesky(15).build(base + 0.1 * identity(60))
+    lower = Congruence.of("a function", base + 0.01 * identity(60), M)
+    assert lower.floor == pytest.approx(0.1 * M.floor)
+    assert lower.floor <= (1 + 1e-9) * least_of(M, lower.A)
+    assert Congruence.of("a function", Dense(0.01 * K, psd=True) + 0.1 * identity(60), M).floor is None
