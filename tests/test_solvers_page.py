@@ -9,6 +9,7 @@ import pytest
 
 from kerngp.solvers import Status
 from kerngp.solvers.preconditioners import RECIPES
+from kerngp.solvers.resolve import METHODS
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "solvers.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -32,5 +33,7 @@ def test_statuses():
 
 
 def test_names():
+    section = TEXT[TEXT.index("Methods have names") : TEXT.index("## How it ended")]
+    assert set(re.findall(r'`"(\w+)"`', section)) == set(METHODS)
     named = set(re.findall(r'`"(\w+)"`', TEXT[TEXT.index("## Preconditioners") :])) - {"bound", "estimate"}
     assert named == set(RECIPES)

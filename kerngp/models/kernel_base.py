@@ -92,8 +92,8 @@ class Kernel(ABC):
         x : array of shape (M, D)
             torch tensor or NumPy array of a floating dtype, or nested lists.
         y : array of shape (N, D), optional
-            None means x. Only then white noise is part of the matrix, and only then is the operator
-            tagged as symmetric (and, if the kernel is, positive semi-definite).
+            None means x. Only then white noise is part of the matrix. The operator is tagged as
+            symmetric (and, if the kernel is, positive semi-definite) then, and if y is x itself.
 
         Returns
         -------

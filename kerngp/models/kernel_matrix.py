@@ -19,6 +19,9 @@ Tensor = torch.Tensor
 def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | None = None) -> LinearOperator:
     """The matrix k(x_i, y_j), or k(x_i, x_j) plus the kernel's white noise if y is None.
 
+    The same object given twice is known to give a symmetric matrix; white noise is between a point and
+    itself, and x and y are two sets of points even then, so that it has none.
+
     Parameters
     ----------
     kernel : Kernel
@@ -37,7 +40,8 @@ def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | No
         If x and y do not fit together or to the kernel.
     """
     a = _points("x", x)
-    b = a if y is None else _points("y", y)
+    symmetric = y is None or y is x
+    b = a if symmetric else _points("y", y)
     _agree(a, b)
     arguments = Arguments(2, a)
     parts = kernel.parts(*points(a.shape[-1]), arguments)
@@ -50,7 +54,7 @@ def kernel_matrix(kernel: Kernel, x: Any, y: Any = None, *, weights: Tensor | No
         formula = Vi(n, 1) * formula * Vj(n + 1, 1)
         args = (*args, column, column)
     sizes = (a.shape[-2], b.shape[-2])
-    operator = KernelOperator(formula, args, sizes, symmetric=y is None, psd=y is None and kernel.psd)
+    operator = KernelOperator(formula, args, sizes, symmetric=symmetric, psd=symmetric and kernel.psd)
     if parts.nugget is None or y is not None:
         return operator
     return AddedDiagonal(operator, _at_points(parts.nugget, args, sizes))

@@ -24,15 +24,14 @@ import torch
 
 from .. import options as _options
 from ..errors import OptionError, ShapeError
-from .indefinite import SAFETY, least_from
+from .columns import CODE, RUNNING
+from .indefinite import alpha_for, least_from
 from .operator import LinearOperator
+from .residuals import power_of_two, true_residuals
 from .solution import SEVERITY, Note, Progress, Report, Solution, Status
 from .watch import Watch
 
 Tensor = torch.Tensor
-
-_RUNNING = -1  # code of columns without an outcome; outcomes are positions in SEVERITY
-_CODE = {status: k for k, status in enumerate(SEVERITY)}
 
 
 class Limits(Protocol):
@@ -208,15 +207,14 @@ class _Work:
         self.notes: list[Note] = []
         self.failure: Failure | None = None
         B = _fold(b).double()
-        size = B.abs().amax(0) if B.shape[0] else B.sum(0)
-        self.scale = torch.where(size > 0, torch.exp2(torch.floor(torch.log2(size))), torch.ones_like(size))
+        self.scale = power_of_two(B).squeeze(0)
         self.B = B / self.scale
         norm = self.B.norm(dim=0)
         self.norm_b = torch.where(norm == 0, torch.ones_like(norm), norm)
         self.X = torch.zeros_like(self.B) if x0 is None else _fold(x0).double() / self.scale
         self.X = torch.where(norm == 0, torch.zeros_like(self.X), self.X)
         self.home = torch.arange(B.shape[1], device=b.device)
-        self.code = torch.full_like(self.home, _RUNNING)
+        self.code = torch.full_like(self.home, RUNNING)
         self.best, self.best_at = torch.full_like(norm, torch.inf), torch.zeros_like(norm)
         self.R = self.B.clone() if x0 is None else self._residuals(self.X)[1]
         norms = self.R.norm(dim=0) / self.norm_b
@@ -224,8 +222,8 @@ class _Work:
         self.best_x, self.best = self.X.clone(), norms.clone()
         self.history = [norms]
         if not bool(torch.isfinite(norms).all()):  # nothing to iterate on, whatever the other columns hold
-            self.best[:], self.code[:] = torch.nan, _CODE[Status.nan]
-        self.code[norms <= method.tol] = _CODE[Status.converged]
+            self.best[:], self.code[:] = torch.nan, CODE[Status.nan]
+        self.code[norms <= method.tol] = CODE[Status.converged]
         self.home = self.home[self.code < 0]
 
     def running(self) -> bool:
@@ -273,8 +271,8 @@ class _Work:
         late = self.passes - self.best_at >= self.method.patience
         rounded = torch.zeros_like(late)  # x is good, but not once it is rounded to the dtype asked for
         rounded[home] = truth.norm(dim=0) <= 0.5 * self.method.tol * self.norm_b[home]
-        self.code[home[(late | rounded)[home]]] = _CODE[Status.stagnated]
-        self.code[home[self.best[home] <= self.method.tol]] = _CODE[Status.converged]
+        self.code[home[(late | rounded)[home]]] = CODE[Status.stagnated]
+        self.code[home[self.best[home] <= self.method.tol]] = CODE[Status.converged]
         return self._go_on(bool(fine.all()))
 
     def _go_on(self, fine: bool) -> None:
@@ -287,7 +285,7 @@ class _Work:
         if self.scheme.damp():
             self.notes.append(Note("DAMPED", f"{self.name} diverged; it went on with shorter steps."))
             return self.scheme.restart(self.R[:, self.home], keep)
-        self.code[self.home] = _CODE[Status.stagnated]
+        self.code[self.home] = CODE[Status.stagnated]
         self.home = self.home[:0]
         return None
 
@@ -318,8 +316,7 @@ class _Work:
 
     def _suggested_alpha(self, direction: Tensor) -> float:
         low = least_from(lambda v: self.A.matmul(v, exact=True), direction.double()[:, None], steps=5)
-        rounding = len(direction) * torch.finfo(torch.float64).eps * float(self.A.diag().abs().max())
-        return SAFETY * max(-low, rounding)
+        return alpha_for(low, len(direction), float(self.A.diag().abs().max()))
 
     def _matrix_is_broken(self) -> bool:
         """Whether a product with the (finite) residuals of the centres is not finite."""
@@ -329,26 +326,21 @@ class _Work:
     def _residuals(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Of columns ``home``: |b - A x| / |b| for x rounded to the dtype asked for, b - A x for x itself."""
         self.inspections += 1
-        B, size = self.B[:, self.home], self.norm_b[self.home]
-        if self.dtype == torch.float64:
-            truth = B - self.A.matmul(X, exact=True)
-            return truth.norm(dim=0) / size, truth
-        head = X.to(self.dtype).double()
-        first, second = self.A.matmul(torch.cat([head, X - head], 1), exact=True).chunk(2, 1)
-        return (B - first).norm(dim=0) / size, B - first - second
+        rounded, truth = true_residuals(self.A, X, self.B[:, self.home], self.dtype)
+        return rounded.norm(dim=0) / self.norm_b[self.home], truth
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         if failure.status is Status.nan:
             self.best[self.home[self.best_at[self.home] == 0]] = torch.nan  # no answer at all
-        self.code[self.home] = _CODE[failure.status]
+        self.code[self.home] = CODE[failure.status]
         self.home = self.home[:0]
 
     def end(self, status: Status) -> None:
         """End all columns that are still being worked on."""
         if self.running() and self.since:
             self.inspect()
-        self.code[self.home] = _CODE[status]
+        self.code[self.home] = CODE[status]
         self.home = self.home[:0]
 
     def progress(self) -> Progress:

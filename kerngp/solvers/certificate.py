@@ -48,10 +48,33 @@ def known_node(A: LinearOperator, M: LinearOperator | None, shifts: Tensor | Non
     """A number below all eigenvalues of M A, provably, by column; None if there is none."""
     if M is None:
         return least_eigenvalue(A, shifts)
-    floor = getattr(M, "floor", None)
+    floor_for = getattr(M, "floor_for", None)
+    return fixed_floor(getattr(M, "floor", None), shifts) if floor_for is None else floor_for(A, shifts)
+
+
+def fixed_floor(floor: float | Tensor | None, shifts: Tensor | None) -> Tensor | None:
+    """What is said of one operator, or by column, as a node: it holds for what was raised, not for less."""
     if floor is None or (isinstance(floor, float) and shifts is not None and bool((shifts < 0).any())):
-        return None  # one preconditioner for all shifts is below those systems that were raised
+        return None
     return torch.as_tensor(floor, dtype=torch.float64)
+
+
+def least_added(A: LinearOperator, shifts: Tensor | None, d: Tensor) -> Tensor | None:
+    """The least entry of D / d for A = K + D, or of (D + shifts[e]) / d for column e; None if not positive.
+
+    Examples
+    --------
+    >>> from kerngp.solvers import Dense, identity
+    >>> A = Dense(torch.ones(2, 2), psd=True) + 0.25 * identity(2)
+    >>> least_added(A, None, torch.tensor([1.0, 0.5], dtype=torch.float64))
+    tensor([0.2500], dtype=torch.float64)
+    """
+    if not d.numel():
+        return None
+    D = A.values.detach().double() if isinstance(A, AddedDiagonal) else d.new_zeros(())
+    wanted = (0.0,) if shifts is None else shifts.tolist()
+    least = torch.stack([((D + shift) / d).amin(-1) for shift in wanted], -1)
+    return least if bool((least > 0).all()) else None
 
 
 def certify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +10,9 @@ import torch
 from .. import options as _options
 from ..errors import OptionError, ShapeError
 from .cg import Callback
+from .indefinite import alpha_for, least_from
 from .operator import LinearOperator, cast
-from .solution import Solution, Status
+from .solution import Report, Solution, Status
 
 Tensor = torch.Tensor
 
@@ -20,8 +22,9 @@ class Cholesky:
     """Dense Cholesky factorisation, for symmetric positive definite operators of small size.
 
     Entries are computed and factorised in float64 whatever the operator's dtype. A matrix that is not
-    positive definite to working precision ends with status ``indefinite`` and x = NaN: nothing is
-    ever added to the diagonal behind the caller's back. Needs 16 N^2 bytes and N^3 / 3 operations.
+    positive definite to working precision ends with status ``indefinite`` and x = NaN; the report says how
+    much it lacks on the diagonal, and nothing is ever added behind the caller's back. Needs 16 N^2 bytes
+    and N^3 / 3 operations.
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ class Cholesky:
                 return self._solution(nothing, b, B, matrix, Status.nan)
             L, detail = factorise(matrix)
             if L is None:
-                return self._solution(nothing, b, B, matrix, Status.indefinite, detail)
+                found = self._solution(nothing, b, B, matrix, Status.indefinite, detail)
+                return replace(found, report=Report(suggested_alpha=_suggested_alpha(matrix)))
             found = self._solution(torch.cholesky_solve(B, L), b, B, matrix, Status.converged)
             if bool((found.residual_norms <= self.tol).all()):
                 return found
@@ -83,9 +87,7 @@ class Cholesky:
         OptionError
             If the matrix does not fit into ``options.memory_limit``.
         """
-        size, limit = 8, _options.current().memory_limit
-        for n in A.shape:
-            size *= n
+        size, limit = 8 * math.prod(A.shape), _options.current().memory_limit
         if size > limit:
             raise OptionError(
                 f"Cholesky needs the whole matrix, {size / 2**30:.1f} GiB for shape {A.shape}, but the "
@@ -110,3 +112,22 @@ def factorise(matrix: Tensor) -> tuple[Tensor | None, str]:
         return L, ""
     first = int(info[info != 0].reshape(-1)[0])
     return None, f"the leading block of {first} rows is not positive definite"
+
+
+def _suggested_alpha(matrix: Tensor) -> float:
+    """For a matrix (*batch, N, N) that has no factor, from where elimination ends in each of the batch.
+
+    The leading block B of k - 1 rows is positive definite, that of k rows is not: with c the k-th column
+    above the diagonal, (-B^-1 c, 1) is a direction of negative curvature.
+    """
+    n = matrix.shape[-1]
+    flat = matrix.reshape(-1, n, n)
+    start = flat.new_zeros(len(flat), n, 1)
+    for k, failed in enumerate(torch.linalg.cholesky_ex(flat)[1].tolist()):
+        if failed:
+            last = failed - 1
+            L = torch.linalg.cholesky(flat[k, :last, :last])
+            start[k, :last] = -torch.cholesky_solve(flat[k, :last, last:failed], L)
+            start[k, last] = 1.0
+    least = least_from(lambda v: flat @ v, start)
+    return alpha_for(least, n, float(flat.diagonal(dim1=-2, dim2=-1).abs().max()))

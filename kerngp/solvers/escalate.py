@@ -10,6 +10,7 @@ no tolerance is loosened: the end is a solution of the system that was asked abo
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,23 +122,16 @@ def _prepared_better(case: _Case, failed: Solution) -> Solution:
             larger = family.recipe(size, 0).build(case.A)
         except KerngpError:
             continue  # not for this operator: a diagonal is missing, it is a batch
-        return _iterated(case, failed, _exact(case.A), larger, family.label(size))
+        return _iterated(case, failed, cast(case.A, torch.float64), larger, family.label(size))
     return failed
 
 
 def _factorised(case: _Case, failed: Solution) -> Solution:
     """All entries, in float64."""
-    size = 8.0
-    for n in case.A.shape:
-        size *= n
-    if not case.A.symmetric or size > _options.current().memory_limit:
+    if not case.A.symmetric or 8 * math.prod(case.A.shape) > _options.current().memory_limit:
         return failed
     found = Cholesky(case.cg.tol).run(case.A, case.b)
     return _after(failed, found, "Cholesky")
-
-
-def _exact(A: LinearOperator) -> LinearOperator:
-    return cast(A, torch.float64)
 
 
 def _iterated(

@@ -8,6 +8,7 @@ batch axis, and nests them itself: autograd, forward mode and the transforms of 
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -162,14 +163,11 @@ class Problem:
                 limit = getattr(method, "time_limit", None)
                 left = None if limit is None else limit - meter.elapsed
                 s = escalate(self.A, b, method, s, preconditioner=P, callback=callback, time_left=left)
-            size = 1.0
-            for n in self.A.shape:
-                size *= n
             report = replace(
                 s.report,
                 choice=lines or s.report.choice,
                 preconditioner="" if P is None else getattr(P, "description", "") or repr(P),
-                passes=meter.passes(size),
+                passes=meter.passes(math.prod(self.A.shape)),
                 seconds={**meter.seconds, "total": meter.elapsed},
                 tol=getattr(method, "tol", None),
                 notes=(*getattr(P, "notes", ()), *s.report.notes),

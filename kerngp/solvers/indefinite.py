@@ -1,4 +1,4 @@
-"""How negative a matrix is: its least eigenvalue, from a direction of negative curvature."""
+"""How negative a matrix is: its least eigenvalue, from a direction of negative curvature, and the remedy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ import torch
 Tensor = torch.Tensor
 
 SAFETY = 2.0  # suggested_alpha is so many times the estimate: the matrix gets away from singularity, too
+
+
+def alpha_for(least: float, n: int, largest: float) -> float:
+    """What to add to the diagonal of a matrix with this least eigenvalue.
+
+    Parameters
+    ----------
+    least : float
+    n : int
+        Rows of the matrix.
+    largest : float
+        Entry of its diagonal: eigenvalues are known no better than its rounding errors.
+    """
+    return SAFETY * max(-least, n * torch.finfo(torch.float64).eps * largest)
 
 
 def least_from(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = 20) -> float:

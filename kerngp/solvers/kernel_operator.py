@@ -21,7 +21,7 @@ from ..engine.ranges import Ranges
 from ..engine.reductions import SUM
 from ..errors import FormulaError, ShapeError
 from .checks import Scalar, everywhere
-from .operator import LinearOperator, Remake, _unique
+from .operator import LinearOperator, Remake, unique
 from .selected import Selected
 
 Tensor = torch.Tensor
@@ -207,7 +207,7 @@ class KernelOperator(LinearOperator):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return _unique(self.args)
+        return unique(self.args)
 
     def remade(self, new: Remake) -> KernelOperator:
         """See `LinearOperator.remade`."""

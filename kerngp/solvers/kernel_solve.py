@@ -17,7 +17,7 @@ from ..engine.ranges import Ranges
 from ..errors import FormulaError, OptionError, ShapeError
 from .checks import everywhere, require_square
 from .kernel_operator import KernelOperator
-from .operator import LinearOperator, identity
+from .operator import LinearOperator, as_operator, identity
 from .path import solve_path
 from .resolve import Method, Recipe
 from .solution import Progress
@@ -28,7 +28,7 @@ COARSE = ("float32", "float16")  # ends of the names of dtypes, bfloat16 among t
 
 
 def kernel_solve(
-    K: LinearOperator,
+    K: Any,
     b: Any,
     alpha: float | Tensor | Sequence[float] = 1e-10,
     eps: float | None = None,
@@ -49,7 +49,7 @@ def kernel_solve(
 
     Parameters
     ----------
-    K : LinearOperator of shape (*batch, N, N), symmetric, positive semi-definite
+    K : LinearOperator or array of shape (*batch, N, N), symmetric, positive semi-definite
     b : array of shape (N,), (N, E) or (*batch, N, E)
     alpha : float, tensor with one element, or many in a list or vector
         At least 0. Many alphas are solved for at once, see `solve_path`.
@@ -82,6 +82,7 @@ def kernel_solve(
     tensor([[1.0000, 2.0000],
             [0.5000, 1.0000]])
     """
+    K = as_operator(K)
     require_square(K, "kernel_solve")
     if eps is not None and rtol is not None:
         raise OptionError(f"eps={eps!r} and rtol={rtol!r} are two names of one tolerance; give one of them.")

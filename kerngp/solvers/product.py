@@ -7,7 +7,7 @@ import torch
 from ..engine.autodiff import transpose
 from ..errors import DeviceError, DTypeError, ShapeError
 from .kernel_operator import KernelOperator
-from .operator import LinearOperator, Remake, _unique
+from .operator import LinearOperator, Remake, unique
 
 Tensor = torch.Tensor
 BLOCK = 1 << 22  # numbers of a block of rows, where entries are needed
@@ -128,7 +128,7 @@ class Product(LinearOperator):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return _unique([t for f in self.factors for t in f.tensors])
+        return unique([t for f in self.factors for t in f.tensors])
 
     def remade(self, new: Remake) -> Product:
         """See `LinearOperator.remade`."""

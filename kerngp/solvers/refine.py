@@ -30,7 +30,7 @@ from .solution import Note, Progress, Report, Solution, Status
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .solve import Method
+    from .resolve import Method
 
 Tensor = torch.Tensor
 

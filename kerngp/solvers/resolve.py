@@ -17,6 +17,7 @@ from .cholesky import Cholesky
 from .operator import LinearOperator
 from .preconditioners import NoPreconditioner, as_preconditioner
 from .refine import Refine
+from .sdd import StochasticDualDescent
 from .solution import Progress, Solution
 
 Tensor = torch.Tensor
@@ -28,6 +29,7 @@ METHODS: dict[str, Any] = {
     "cg": CG,
     "cholesky": Cholesky,
     "refine": Refine,
+    "sdd": StochasticDualDescent,
 }
 """Methods by name; each is built without arguments, or with those of `LIMITS` that it has."""
 

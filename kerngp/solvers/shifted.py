@@ -10,7 +10,7 @@ import torch
 
 from ..errors import BackendUnavailable, OptionError, ShapeError
 from .cg import CG, Callback
-from .operator import LinearOperator, Remake, _unique, identity
+from .operator import LinearOperator, Remake, identity, unique
 from .preconditioners.by_column import ByColumn
 from .solution import SEVERITY, Solution
 
@@ -69,7 +69,7 @@ class Shifted(LinearOperator):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return _unique((*self.base.tensors, self.shifts))
+        return unique((*self.base.tensors, self.shifts))
 
     def remade(self, new: Remake) -> Shifted:
         """See `LinearOperator.remade`."""

@@ -50,9 +50,9 @@ def solve(
         torch or NumPy. With a float32 operator, a float64 b asks for a float64 x: products are still
         formed in float32, everything else is float64.
     method : solver or str
-        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky", "askotch",
-        "alternating". "auto" measures a little, chooses what will take the least time, and says why
-        (`Solution.explain`).
+        A solver such as ``CG(tol=1e-8)`` or ``Cholesky()``, or a name: "cg", "cholesky", "refine",
+        "askotch", "alternating", "sdd". "auto" measures a little, chooses what will take the least time,
+        and says why (`Solution.explain`).
     preconditioner : LinearOperator, recipe, function r -> M r, or str, optional
         An approximate inverse of A, how to make one (`RPCholesky`), or a name: "rpcholesky", "vecchia",
         "nystrom", "jacobi", "none".

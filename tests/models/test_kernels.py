@@ -142,6 +142,9 @@ def test_tags():
     x, y = data()
     assert RBF()(x).psd and RBF()(x).symmetric
     assert not RBF()(x, y).symmetric and not RBF()(x, y).psd
+    k = RBF() + White(0.5)
+    assert k(x, x).psd and k(x, x).symmetric and not k(x, x.copy()).symmetric
+    assert np.allclose(k(x, x).dense(), RBF()(x).dense())  # no white noise: two sets of points
     assert not (-1.0 * RBF())(x).psd and (-1.0 * RBF())(x).symmetric
     assert not (RBF() + Constant(-1.0))(x).psd
     assert not (RBF() * Polynomial(2, coef0=-1.0))(x).psd

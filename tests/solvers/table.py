@@ -35,6 +35,7 @@ from kerngp.solvers import (
 from kerngp.solvers.alternating import AlternatingProjection
 from kerngp.solvers.askotch import ASkotch
 from kerngp.solvers.auto import Auto
+from kerngp.solvers.sdd import StochasticDualDescent
 
 Tensor = torch.Tensor
 F = torch.float64
@@ -70,6 +71,13 @@ SOLVERS = [
     Solver(Auto, limit=None, preconditioned=False),  # takes Cholesky for systems as small as these
     Solver(ASkotch, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
     Solver(AlternatingProjection, {"block": 12, "max_passes": 500}, limit="max_passes", preconditioned=False),
+    Solver(
+        StochasticDualDescent,
+        {"batch": 12, "max_passes": 2000},
+        limit="max_passes",
+        preconditioned=False,
+        tol=1e-4,
+    ),
 ]
 
 PRECONDITIONERS: list[Any] = [

@@ -327,29 +327,6 @@ def test_a_preconditioner_is_said_to_be_unused(make):
     assert [note.code for note in s.report.notes] == ["UNUSED"]
 
 
-# ---------------------------------------------------------------- derivatives
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        ASkotch(block=4, tol=1e-12),
-        AlternatingProjection(block=2, tol=1e-12),
-        StochasticDualDescent(batch=4, momentum=0.3, tol=1e-12, refresh=30),
-    ],
-)
-def test_gradients(method):
-    M = spd(1.0, 1.5, 4)
-    b, alpha = random(4, 2), torch.tensor(0.5, dtype=F)
-
-    def f(m, a, rhs):
-        return solve(Dense((m + m.T) / 2, psd=True) + a * identity(4), rhs, method).x
-
-    inputs = tuple(t.requires_grad_() for t in (M, alpha, b))
-    assert torch.autograd.gradcheck(f, inputs)
-    assert torch.autograd.gradgradcheck(f, inputs)
-
-
 # ---------------------------------------------------------------- the partition
 
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kerngp.solvers import CG, Dense, Preconditioner, RPCholesky, identity, solve
-from kerngp.solvers.certificate import least_eigenvalue
+from kerngp.solvers import (
+    CG,
+    Dense,
+    Jacobi,
+    LinearOperator,
+    NoPreconditioner,
+    Preconditioner,
+    RPCholesky,
+    identity,
+    solve,
+)
+from kerngp.solvers.certificate import certify, known_node, least_eigenvalue
+from kerngp.solvers.functions.congruence import Congruence
 from kerngp.solvers.operator import Diagonal
 
 F = torch.float64
@@ -190,6 +201,42 @@ def test_a_wrong_floor_is_noticed():
     assert "contradict" in c.reason
 
 
+@pytest.mark.parametrize("recipe", [RPCholesky(15), Jacobi(), NoPreconditioner()])
+@pytest.mark.parametrize("alpha", [0.3, 0.1, 0.002])
+def test_one_preconditioner_for_another_alpha(recipe, alpha):
+    K, b = problem(120, 2, 5)
+    base = Dense(K, psd=True)
+    M = recipe.build(base + 0.1 * identity(120))
+    A = base + alpha * identity(120)
+    node = float(known_node(A, M, None).min())
+    assert 0 < node <= (1 + 1e-9) * least_of(M, A)
+    s = solve(A, b, CG(tol=1e-3, max_iter=20), preconditioner=M, on_fail="ignore")
+    assert s.report.certificate.kind == "bound"
+    assert bool((s.report.certificate.error >= truth(A.dense(), s.x, b)).all())
+    shifts = torch.tensor([0.0, 0.05, -0.001], dtype=F)
+    nodes = known_node(A, M, shifts).expand(3).tolist()
+    for node, shift in zip(nodes, shifts.tolist(), strict=True):
+        assert 0 < node <= (1 + 1e-9) * least_of(M, A + shift * identity(120))
+
+
+def least_of(M: Preconditioner, A: LinearOperator) -> float:
+    """The least eigenvalue of M A."""
+    L = torch.linalg.cholesky(M.dense())
+    return float(torch.linalg.eigvalsh(L.T @ A.dense() @ L)[0])
+
+
+def test_one_preconditioner_for_another_matrix_bounds_nothing():
+    K, b = problem(120, 2, 5)
+    M = RPCholesky(15).build(Dense(K, psd=True) + 0.1 * identity(120))
+    smaller = Dense(0.01 * K, psd=True) + 0.1 * identity(120)  # M is far above its inverse
+    assert least_of(M, smaller) < 0.5 * M.floor
+    c = solve(smaller, b, CG(), preconditioner=M).report.certificate
+    assert c.kind == "estimate"
+    assert "no lower bound" in c.reason
+    refreshed = solve(smaller, b, CG(), preconditioner=M.refresh(smaller))
+    assert refreshed.report.certificate.kind == "bound"
+
+
 def test_no_certificate_without_a_definite_matrix():
     A = Dense(torch.diag(torch.tensor([1.0, -1.0], dtype=F)), symmetric=True)
     assert solve(A, torch.ones(2, dtype=F), CG(), on_fail="ignore").report.certificate is None
@@ -203,3 +250,21 @@ def test_least_eigenvalue_from_tags():
     assert least_eigenvalue(Dense(torch.ones(3, 3), symmetric=True) + 0.5 * identity(3)) is None
     assert least_eigenvalue(K + 0.0 * identity(3)) is None
     assert least_eigenvalue(K, torch.tensor([0.5, 2.0])).tolist() == [0.5, 2.0]
+
+
+def test_the_drift_of_the_recursion_is_added():
+    """|x* - x|_A <= sqrt(r'Mr / node) + sqrt(d'Md / node) for a recursive r that is off by d."""
+    nothing = (torch.zeros(0, 1, dtype=F).numpy(),) * 3
+    at, node, spectrum = torch.zeros(1).int().numpy(), torch.tensor([0.25]).numpy(), torch.ones(1, 2).numpy()
+    found = certify(nothing, at, torch.ones(1).numpy(), torch.tensor([4.0]).numpy(), node, spectrum, "")
+    assert (float(found.error), found.kind) == (6.0, "bound")
+
+
+def test_functions_of_an_operator_take_no_floor_of_another():
+    K, _ = problem(60, 2, 5)
+    base = Dense(K, psd=True)
+    M = RPCholesky(15).build(base + 0.1 * identity(60))
+    lower = Congruence.of("a function", base + 0.01 * identity(60), M)
+    assert lower.floor == pytest.approx(0.1 * M.floor)
+    assert lower.floor <= (1 + 1e-9) * least_of(M, lower.A)
+    assert Congruence.of("a function", Dense(0.01 * K, psd=True) + 0.1 * identity(60), M).floor is None

@@ -265,3 +265,14 @@ def test_warnings_show_the_line_of_the_caller(x):
         with pytest.warns(ConvergenceWarning) as record:
             call()
         assert record[0].filename == __file__
+
+
+def test_a_plain_matrix():
+    """As for `solve`, of any library."""
+    M = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
+    b = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    want = torch.linalg.solve(M + 0.5 * torch.eye(2, dtype=torch.float64), b)
+    torch.testing.assert_close(kernel_solve(M, b, alpha=0.5), want)
+    found = kernel_solve(M.numpy(), b.numpy(), alpha=[0.5, 1.0])
+    assert isinstance(found, np.ndarray)
+    torch.testing.assert_close(torch.from_numpy(found[0]), want)

@@ -12,6 +12,7 @@ from kerngp.engine.ops import exp, sqdist
 from kerngp.errors import ConvergenceWarning, OptionError, ShapeError
 from kerngp.solvers import (
     CG,
+    Cholesky,
     Dense,
     KernelOperator,
     NoPreconditioner,
@@ -170,3 +171,10 @@ def test_messages():
         solve_path(K, b, [1.0], x0=b[:2])
     with pytest.raises(ShapeError, match="b has shape"):
         solve_path(K, b[:3], [1.0])
+
+
+def test_methods_without_shifts_solve_each_alpha_alone():
+    K, b, alphas = kernel(33), rhs(33, 2), [3.0, 0.1, 3.0, 50.0, 1.0]  # not in order
+    s = solve_path(K, b, alphas, Cholesky(tol=1e-10))
+    torch.testing.assert_close(s.x, expected(K.dense(), b, alphas))
+    assert s.status is Status.converged

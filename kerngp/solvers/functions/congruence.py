@@ -54,7 +54,8 @@ class Congruence:
     @property
     def floor(self) -> float | None:
         """A lower bound of the eigenvalues of B, if one is known."""
-        return self.M.floor
+        node = self.M.floor_for(self.A)
+        return None if node is None else float(node.min())
 
     def __call__(self, v: Tensor) -> Tensor:
         return self.left(self.times_A(self.right(v)))

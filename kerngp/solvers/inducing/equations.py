@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from ...errors import ShapeError
-from ..operator import LinearOperator, Remake, _unique
+from ..operator import LinearOperator, Remake, unique
 
 Tensor = torch.Tensor
 KernelFunction = Callable[[Tensor, Tensor], LinearOperator]
@@ -67,7 +67,7 @@ class NormalEquations(LinearOperator):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return _unique((*self.K.tensors, *self.Kmm.tensors, self.w, self.alpha))
+        return unique((*self.K.tensors, *self.Kmm.tensors, self.w, self.alpha))
 
     def remade(self, new: Remake) -> NormalEquations:
         """See `LinearOperator.remade`."""
@@ -119,7 +119,7 @@ class Blocks(LinearOperator):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return _unique((self.X, self.Z))
+        return unique((self.X, self.Z))
 
     def remade(self, new: Remake) -> Blocks:
         """See `LinearOperator.remade`."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from ...errors import BackendUnavailable
+from ..certificate import fixed_floor
 from ..operator import LinearOperator, Remake, identity
 from ..solution import Note
 
@@ -46,6 +47,14 @@ class Preconditioner(LinearOperator):
     @abstractmethod
     def logdet(self) -> Tensor:
         """log det P, float64, shape ()."""
+
+    def floor_for(self, A: LinearOperator, shifts: Tensor | None = None) -> Tensor | None:
+        """A number below all eigenvalues of M (A + shifts[e] I), provably, by column; None if unknown.
+
+        ``floor`` is that of the operator M was made for, and says nothing of one with other entries or
+        with less on its diagonal: who can tell them apart does so here.
+        """
+        return fixed_floor(self.floor, shifts)
 
     @abstractmethod
     def refresh(self, A: LinearOperator) -> Preconditioner:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import OptionError
+from ..certificate import least_added
 from ..checks import require_square
 from ..operator import AddedDiagonal, Diagonal, LinearOperator
 from .base import Preconditioner
@@ -48,15 +49,14 @@ class Jacobi:
                 f"Jacobi needs a positive diagonal; the least is {float(d.min())}: the matrix is not "
                 "positive definite, or the data are not finite."
             )
-        return DiagonalInverse(d, _floor(A, d))
+        node = _node(A, None, d)
+        return DiagonalInverse(d, None if node is None else float(node.min()))
 
 
-def _floor(A: LinearOperator, d: Tensor) -> float | None:
+def _node(A: LinearOperator, shifts: Tensor | None, d: Tensor) -> Tensor | None:
     """K + D >= D for K >= 0, so d^-1/2 (K + D) d^-1/2 is at least the least D / d."""
-    if not (isinstance(A, AddedDiagonal) and A.base.psd and d.numel()):
-        return None
-    floor = float((A.values.detach().double() / d).min())
-    return floor if floor > 0 else None
+    K = A.base if isinstance(A, AddedDiagonal) else A
+    return least_added(A, shifts, d) if K.psd else None
 
 
 class DiagonalInverse(Preconditioner):
@@ -74,6 +74,10 @@ class DiagonalInverse(Preconditioner):
         self.d, self.floor, self._inverse = d, floor, Diagonal(1.0 / d)
         self.shape, self.torch_dtype, self.device = self._inverse.shape, d.dtype, d.device
         self.symmetric = self.psd = True
+
+    def floor_for(self, A: LinearOperator, shifts: Tensor | None = None) -> Tensor | None:
+        """See `Preconditioner.floor_for`: known for any A, whatever it was made for."""
+        return _node(A, shifts, self.d)
 
     def root(self) -> Diagonal:
         """See `Preconditioner.root`."""

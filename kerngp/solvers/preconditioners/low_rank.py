@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from ...errors import OptionError, ShapeError
+from ..certificate import least_added
 from ..kernel_operator import KernelOperator
 from ..operator import AddedDiagonal, Dense, LinearOperator
 from .base import Preconditioner
@@ -95,6 +96,14 @@ class LowRankInverse(Preconditioner):
         self.floor = floor if floor >= USEFUL else None
         # F is float32 at times, but what it holds is used as it is, exactly: half the memory, no harm
         self._inner, self._logdet = _factorise(self._sandwich())
+
+    def floor_for(self, A: LinearOperator, shifts: Tensor | None = None) -> Tensor | None:
+        """See `Preconditioner.floor_for`: for the K it was made for, M (K + D) >= floor min(1, D / d)."""
+        K = A.base if isinstance(A, AddedDiagonal) else A
+        if self.floor is None or self.made_for is None or not self.made_for.matches(K):
+            return None
+        least = least_added(A, shifts, self.d)
+        return None if least is None else self.floor * least.clamp_max(1.0)
 
     def root(self) -> LowRankRoot:
         """See `Preconditioner.root`."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..certificate import least_eigenvalue
 from ..checks import require_square
-from ..operator import AddedDiagonal, LinearOperator, identity
+from ..operator import LinearOperator, identity
 from .base import Preconditioner
 
 Tensor = torch.Tensor
@@ -51,9 +52,12 @@ class Identity(Preconditioner):
     def __init__(self, A: LinearOperator):
         self.shape, self.torch_dtype, self.device = tuple(A.shape[-2:]), torch.float64, A.device
         self.symmetric = self.psd = True
-        self.floor = None
-        if isinstance(A, AddedDiagonal) and A.base.psd and bool((A.values > 0).all()):
-            self.floor = float(A.values.detach().min())
+        node = least_eigenvalue(A)
+        self.floor = None if node is None else float(node.min())
+
+    def floor_for(self, A: LinearOperator, shifts: Tensor | None = None) -> Tensor | None:
+        """See `Preconditioner.floor_for`: a bound on the spectrum of A itself."""
+        return least_eigenvalue(A, shifts)
 
     def root(self) -> LinearOperator:
         """See `Preconditioner.root`."""
