@@ -90,7 +90,8 @@ def escalate(
     ('max_iter', 'converged', 'ESCALATED')
     """
     deadline = None if time_left is None else time.perf_counter() + time_left
-    cg = CG(tol=getattr(method, "tol", CG.tol), max_iter=getattr(method, "max_iter", CG.max_iter))
+    limits = {name: getattr(method, name) for name in ("tol", "max_iter") if hasattr(method, name)}
+    cg = replace(method, time_limit=None) if isinstance(method, CG) else CG(**limits)
     case = _Case(A, b, cg, preconditioner, callback, deadline)
     for step in (_in_float64, _prepared_better, _factorised):
         left = case.left()

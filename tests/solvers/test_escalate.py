@@ -129,3 +129,19 @@ def test_the_warning_is_gone_when_a_step_helps(recwarn):
     A, b = low_rank_plus(1e-3), torch.randn(120, 1, dtype=torch.float64)
     assert solve(A, b, CG(max_iter=3), on_fail="escalate").converged
     assert not [w for w in recwarn if issubclass(w.category, ConvergenceWarning)]
+
+
+def test_steps_are_solved_as_the_caller_asked(monkeypatch):
+    seen = []
+    run = CG.run
+
+    def spy(self, *args, **kwargs):
+        seen.append(self)
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(CG, "run", spy)
+    A, b = low_rank_plus(1e-3), torch.randn(120, 1, dtype=torch.float64)
+    cg = CG(max_iter=8, refresh=3, patience=77)
+    escalate(A, b, cg, cg.run(A, b))
+    assert len(seen) > 1
+    assert all((m.max_iter, m.refresh, m.patience) == (8, 3, 77) for m in seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "none": NoPreconditioner,
     "rpcholesky": RPCholesky,
     "vecchia": Vecchia,
-    "nystrom": partial(Nystrom, 500),
+    "nystrom": Nystrom,
     "jacobi": Jacobi,
 }
 """Recipes by name."""
