@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -35,6 +36,12 @@ def _backend() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(20)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts() -> None:
+    """Python's own handler of Ctrl-C: a shell that starts the suite in the background ignores the signal."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

@@ -44,7 +44,9 @@ class LazyTensor:
 
 def signature(f: Any) -> str:
     text = re.sub(r"\bfloat\b", "_float", str(inspect.signature(f)))
-    return text.replace("'", "").replace("self: LazyTensor", "self")
+    # annotations are quoted, and so are defaults that are strings: those stay
+    text = re.sub(r"(= )?'([^']*)'", lambda m: m[0] if m[1] else m[2], text)
+    return text.replace("self: LazyTensor", "self")
 
 
 def function(f: object, name: str, indent: str = "    ") -> list[str]:

@@ -161,8 +161,9 @@ def adopt(
         )
     if (dtype is not None and t.dtype != dtype) or device is not None:
         t = t.to(device=device, dtype=dtype)
-    # the imaginary parts of a conjugate view have the other sign in memory; other tensors stay themselves
-    return t.resolve_neg() if t.is_neg() else t
+    # The imaginary parts of a conjugate view have the other sign in memory. Other tensors stay themselves,
+    # also where a transform would wrap them anew; the compiler cannot ask for the sign.
+    return t.resolve_neg() if torch.compiler.is_compiling() or t.is_neg() else t
 
 
 def adopt_target(name: str, value: Any) -> torch.Tensor:

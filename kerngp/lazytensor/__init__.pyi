@@ -493,13 +493,20 @@ class LazyTensor:
         var: None = None,
         call: bool = True,
         *,
-        alpha: _float = 1e-10,
-        eps: _float = 1e-06,
-        max_iter: int = 1000,
+        alpha: Any = 1e-10,
+        eps: _float | None = None,
+        rtol: _float | None = None,
+        method: Any = "auto",
         preconditioner: Any = None,
+        max_iter: int | None = None,
+        time_limit: _float | None = None,
+        x0: Any = None,
+        callback: Any = None,
+        on_fail: str = "warn",
+        return_info: bool = False,
         **settings: Any,
     ) -> Any:
-        """x with (K + alpha I) x = b, for a symmetric positive definite K; differentiable."""
+        """x with (K + alpha I) x = b, for a symmetric positive definite K; differentiable, to any order."""
     def sqdist(self, other: Any) -> LazyTensor:
         """Squared Euclidean distance."""
     def sqnorm2(self) -> LazyTensor:
