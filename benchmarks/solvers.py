@@ -9,7 +9,7 @@ search, rows of the preconditioner, races, restarts), others their products. The
 computed here for everyone, in float64. A contender that is not done after the cap is shown with the residual
 it had by then. Data come from `kerngp.datasets`. Nothing is written but to standard output.
 
-Time: a minute with --quick, two hours without, most of it waiting for other libraries to reach their cap.
+Time: some minutes with --quick, two hours without, most of it waiting for other libraries to reach their cap.
 """
 
 from __future__ import annotations
