@@ -16,11 +16,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..engine.arrays import adopt
-from ..errors import BackendUnavailable, OptionError, ShapeError
+from ..errors import OptionError, ShapeError
 from ..options import current
+from .inputs import check_weights, compute_device, dense_rows, to_numpy
 from .pairwise import NON_NEGATIVE
 from .resolve import MatrixKernel, check_domain, resolve_kernel
-from .ridge_data import check_weights, dense_rows, to_numpy
 from .ridge_plan import SOLVERS, RidgePlan, make_plan
 from .ridge_solve import RidgeProblem, kernel_operator, solve_ridge
 
@@ -185,7 +185,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             together; the message names the argument.
         """
         self._check_parameters()
-        device = _device(self.device, X)
+        device = compute_device(self.device, X)
         X, y = validate_data(
             self,
             self._rows(X),
@@ -240,7 +240,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if isinstance(kernel, MatrixKernel):
             out = (kernel.matrix(X, fitted) @ self.dual_coef_).astype(fitted.dtype)
         else:
-            K = kernel_operator(kernel, X, fitted, _device(self.device, given))
+            K = kernel_operator(kernel, X, fitted, compute_device(self.device, given))
             out = (K @ adopt("dual_coef_", self.dual_coef_, device=K.device)).cpu().numpy()
         return torch.from_numpy(out).to(given.device) if isinstance(given, torch.Tensor) else out
 
@@ -336,17 +336,3 @@ def _alphas(alpha: Any, targets: int) -> np.ndarray:
     if not np.all(np.isfinite(a)) or np.any(a < 0):
         raise OptionError(f"alpha={alpha!r}; expected finite numbers >= 0.")
     return np.broadcast_to(a, targets)
-
-
-def _device(device: str | None, X: Any) -> torch.device:
-    if device is None:
-        return X.device if isinstance(X, torch.Tensor) else torch.device("cpu")
-    try:
-        out = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise OptionError(
-            f"device={device!r} is no device; expected a name such as 'cpu' or 'cuda:0'."
-        ) from None
-    if out.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable(f"device={device!r}: torch sees no CUDA device; use device='cpu'.")
-    return out

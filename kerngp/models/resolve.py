@@ -20,10 +20,10 @@ from ..engine.expr import Expr, substitute, variables
 from ..engine.kernel_strings import KernelString, parse_kernel
 from ..errors import FormulaError, OptionError, ShapeError
 from ..options import current
+from .inputs import bytes_text, check_non_negative
 from .kernel_base import Arguments, Kernel, points
 from .kernels import FormulaKernel
 from .pairwise import NON_NEGATIVE, pairwise_kernel
-from .ridge_data import bytes_text, check_non_negative
 from .sklearn_kernels import translate
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import OptionError
 from ..solvers.inducing.plan import check_memory, choose_form, memory, most_centers
 from ..solvers.preconditioners.rpcholesky import default_rank
-from .ridge_data import bytes_text
+from .inputs import bytes_text
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
 

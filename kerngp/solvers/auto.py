@@ -28,7 +28,6 @@ from .block_descent import default_block
 from .cg import CG, Callback
 from .checks import require_square
 from .cost import (
-    FAMILIES,
     Machine,
     Prediction,
     Workload,
@@ -37,6 +36,7 @@ from .cost import (
     cholesky_seconds,
     forecasts,
     machine,
+    promising,
     timed,
     workload,
 )
@@ -52,7 +52,7 @@ TINY = 5e7  # operations: below, a factorisation takes less time than measuring 
 FEW_PRODUCTS = 10  # no iteration is expected to need fewer, race included
 TYPICAL = 30  # products that a well prepared solve needs
 PATIENCE = 100  # products that a system without any forecast is expected to need
-LEAST_SAMPLE, PART = 2048, 8  # rows that a product is timed on: all, or a part of them
+LEAST_SAMPLE, PART = 4096, 8  # rows that a product is timed on: all, or a part of them
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _measured(
     _tell(callback, b, "race of preconditioners")
     small, small_b = subsample(A, b, rows, random_state)
     heat = SHARE * min(factorise, PATIENCE * w.product)
-    heats = race(small, small_b, FAMILIES, m, w, cg.tol, heat, random_state)
+    heats = race(small, small_b, promising(w), m, w, cg.tol, heat, random_state)
     decision = decide(m, w, heats, rows, factorise)
     spent = time.perf_counter() - start
     lines.append(f"A race on {rows} rows at the same alpha / n ({seconds_text(spent)} up to here) predicts:")

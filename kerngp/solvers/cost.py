@@ -22,10 +22,10 @@ from .operator import AddedDiagonal, Dense, LinearOperator
 from .preconditioners import Identity, LowRankInverse, RPCholesky, Vecchia, VecchiaInverse
 
 Tensor = torch.Tensor
-ENTRY = 10  # an entry that is stored costs about this much of one that is summed at once
+ENTRY = 40  # an entry that is stored costs about this much of one that is summed at once
 TREE = 300  # operations to find one neighbour by a tree
-GATHER = 2.5  # times that, in many small matrices
-NEARLY = 1.05  # times the least: costs that nobody can tell apart
+GATHER = 0.6  # times that, in many small matrices, which stay in the cache
+FEW_DIMENSIONS = 3  # where neighbours tell nearly everything
 SELECTION = 3  # products that a search among all pairs costs
 INSPECTION = 50  # iterations between two true residuals
 
@@ -130,7 +130,7 @@ class Family:
     memory : callable
         Bytes, of (workload, size).
     raced : callable
-        The sizes to try on a subsample of so many rows.
+        The sizes to try on a subsample of so many rows, the one that tells most first.
     sizes : tuple of int
         Those to choose among.
     size_of : callable
@@ -175,9 +175,9 @@ LOW_RANK = Family(
     lambda k, seed: RPCholesky(k, random_state=seed),
     # rows, their elimination, and the small matrix of Woodbury's identity
     setup=lambda m, w, k: k * w.n * w.entry + 4.0 * k**2 * w.n / m.gemm,
-    apply=lambda m, w, k: 2.0 * 16 * k * w.n / m.stream,
+    apply=lambda m, w, k: 2.0 * 8 * k * w.n / m.stream,
     memory=lambda w, k: w.itemsize * k * w.n,
-    raced=lambda n: (max(1, n // 8), max(2, n // 3)),  # eigenvalues of K / n: a rank means the same at any n
+    raced=lambda n: (max(2, n // 3), max(1, n // 8)),  # eigenvalues of K / n: a rank means the same at any n
     sizes=(50, 100, 200, 300, 400, 600, 800, 1000, 1500, 2000, 3000),
     size_of=lambda M: len(M.pivots) if isinstance(M, LowRankInverse) else None,
     growth=0.1,
@@ -207,7 +207,14 @@ SPARSE = Family(
     growth=0.5,
     measured=True,
 )
-FAMILIES = (SPARSE, LOW_RANK, NONE)  # the most promising first: those after it are called off sooner
+FAMILIES = (SPARSE, LOW_RANK, NONE)
+
+
+def promising(w: Workload) -> tuple[Family, ...]:
+    """All families, the most promising first: those after it are called off sooner."""
+    near = w.dimensions is not None and w.dimensions <= FEW_DIMENSIONS
+    first = SPARSE if near else LOW_RANK
+    return tuple(sorted(FAMILIES, key=lambda family: family is not first))
 
 
 @dataclass(frozen=True)
@@ -297,16 +304,11 @@ def forecasts(m: Machine, w: Workload, family: Family, measured: dict[int, float
 
 
 def cheapest(predictions: list[Prediction]) -> list[Prediction]:
-    """The best size of each family, the cheapest first.
-
-    Of sizes that cost nearly the same the one with fewest iterations: it depends least on how well those
-    were predicted.
-    """
+    """The best size of each family, the cheapest first."""
     best: dict[str, Prediction] = {}
-    for name in {p.family.name: None for p in predictions}:
-        mine = [p for p in predictions if p.family.name == name]
-        limit = NEARLY * min(p.seconds for p in mine)
-        best[name] = min((p for p in mine if p.seconds <= limit), key=lambda p: (p.iterations, p.seconds))
+    for p in predictions:
+        if p.family.name not in best or p.seconds < best[p.family.name].seconds:
+            best[p.family.name] = p
     return sorted(best.values(), key=lambda p: (p.seconds, p.setup))
 
 

@@ -30,7 +30,9 @@ Tensor = torch.Tensor
 LEAST_ROWS, MOST_ROWS = 500, 3000
 MOST_COLUMNS = 4
 MARGIN = 2.0  # times the best prediction: other sizes of the same kind may still be better
-HOPELESS = 6.0  # times the best prediction, with the small size: the large one is not tried
+HOPELESS = 4.0  # times the best prediction: no other size is tried, and none runs on
+SOON = 25  # iterations after which a rate tells whether one is hopeless
+FAR = 1 / 3  # of the way to the tolerance, in logarithms: from there the rate tells the rest
 PRODUCTS = 150  # about what a race takes
 SHARE = 0.05  # of what the solve may cost, for one heat
 GROWTH = (0.2, 0.7)  # exponents that were seen
@@ -49,6 +51,8 @@ class Heat:
     residuals : tuple of float
         The largest relative residual before and after each iteration.
     finished : bool
+    far : bool
+        Whether it was called off so late that the extrapolation can be trusted.
     failed : str
         Why there is no preconditioner of this kind, or why it does not work.
     half : float
@@ -61,13 +65,14 @@ class Heat:
     residuals: tuple[float, ...] = ()
     finished: bool = False
     failed: str = ""
+    far: bool = False
     half: float = math.nan
 
 
 def iterations(heats: Sequence[Heat]) -> dict[int, float]:
-    """Iterations by size: of those who finished, or for lack of any what the others were heading for."""
-    finished = {h.size: h.iterations for h in heats if h.finished}
-    return finished or {h.size: h.iterations for h in heats if not h.failed}
+    """Iterations by size: of those who finished or got far, or for lack of any what others headed for."""
+    known = {h.size: h.iterations for h in heats if h.finished or h.far}
+    return known or {h.size: h.iterations for h in heats if not h.failed}
 
 
 def growth(family: Family, heats: Sequence[Heat]) -> float:
@@ -172,10 +177,15 @@ def _run(
         M = None if family.recipe is None else family.recipe(size, random_state).build(small)
     except KerngpError as error:
         return Heat(family, size, math.inf, failed=str(error))
-    worth, end = MARGIN * best, time.perf_counter() + seconds
+    end, seen = time.perf_counter() + seconds, [1.0]
+
+    def cost(iterations: float) -> float:
+        return predict(m, w, family, size, iterations).seconds / best
 
     def called_off(p: Progress) -> bool:
-        return predict(m, w, family, size, p.iteration).seconds > worth or time.perf_counter() > end
+        seen.append(p.residual)
+        hopeless = len(seen) > SOON and cost(_extrapolated(seen, tol)) > HOPELESS
+        return hopeless or cost(p.iteration) > MARGIN or time.perf_counter() > end
 
     limit = min(2000, 10 * b.shape[0])
     solution = CG(tol=tol, max_iter=limit).run(small, b, preconditioner=M, callback=called_off)
@@ -185,7 +195,8 @@ def _run(
         return Heat(family, size, math.inf, residuals, failed=solution.status.value)
     if solution.status is Status.converged:
         return Heat(family, size, float(solution.iterations), residuals, True)
-    return Heat(family, size, _extrapolated(residuals, tol), residuals)
+    far = min(residuals) <= tol**FAR * residuals[0]
+    return Heat(family, size, _extrapolated(residuals, tol), residuals, far=far)
 
 
 def _extrapolated(residuals: Sequence[float], tol: float) -> float:

@@ -30,10 +30,12 @@ from kerngp.solvers.cost import (
     forecasts,
     machine,
     predict,
+    promising,
 )
 from kerngp.solvers.meter import metering
 from kerngp.solvers.preconditioners import LowRankInverse
 from kerngp.solvers.race import (
+    SOON,
     Heat,
     growth,
     halved,
@@ -112,9 +114,14 @@ class TestCost:
     def test_best_of_each_family(self):
         ps = [predict(MACHINE, work(), LOW_RANK, k, i) for k, i in ((100, 90), (300, 40), (1000, 37))]
         ps += [predict(MACHINE, work(), NONE, 0, 45)]
-        assert [p.size for p in cheapest(ps)] == [1000, 0]  # 300 would take as long, with more iterations
-        dear = [dataclasses.replace(p, setup=10 * p.setup) for p in ps]
-        assert [p.size for p in cheapest(dear)] == [300, 0]
+        assert [p.size for p in cheapest(ps)] == [300, 0]
+        cheap = [dataclasses.replace(p, setup=0.0) for p in ps]
+        assert [p.size for p in cheapest(cheap)] == [1000, 0]
+
+    def test_neighbours_come_first_in_few_dimensions_only(self):
+        first = {d: promising(work(dimensions=d))[0] for d in (1, 3, 4, 100, None)}
+        assert first == {1: SPARSE, 3: SPARSE, 4: LOW_RANK, 100: LOW_RANK, None: LOW_RANK}
+        assert set(promising(work())) == set(FAMILIES)
 
 
 def heats(**iterations):
@@ -190,6 +197,18 @@ class TestRace:
         best = min((h for h in found if h.finished), key=lambda h: h.iterations)
         assert best.family is SPARSE and best.iterations < 25
         assert next(h for h in found if h.family is NONE).iterations > 2 * best.iterations
+
+    def test_the_hopeless_are_called_off_soon(self):
+        A, b = kernel_system(400, alpha=1e-3, lengthscale=0.1)
+        found = race(A, b, FAMILIES, MACHINE, work(), 1e-9, 60.0)
+        plain = next(h for h in found if h.family is NONE)
+        assert not plain.finished and len(plain.residuals) <= SOON + 1
+
+    def test_those_called_off_late_count_like_those_who_finished(self):
+        finished = Heat(LOW_RANK, 300, 40.0, finished=True)
+        early, late = (Heat(LOW_RANK, 100, 150.0, far=far) for far in (False, True))
+        assert iterations([finished, early]) == {300: 40.0}
+        assert iterations([finished, late]) == {300: 40.0, 100: 150.0}
 
     def test_growth_is_measured_on_half_of_the_rows(self):
         A, b = kernel_system(400, alpha=1e-3, lengthscale=0.1)

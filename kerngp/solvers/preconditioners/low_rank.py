@@ -96,6 +96,7 @@ class LowRankInverse(Preconditioner):
         self.floor = floor if floor >= USEFUL else None
         # F is float32 at times, but what it holds is used as it is, exactly: half the memory, no harm
         self._inner, self._logdet = _factorise(self._sandwich())
+        self._small = self._inner @ self._inner.T  # once: as much work as many products with F
 
     def floor_for(self, A: LinearOperator, shifts: Tensor | None = None) -> Tensor | None:
         """See `Preconditioner.floor_for`: for the K it was made for, M (K + D) >= floor min(1, D / d)."""
@@ -158,17 +159,20 @@ class LowRankInverse(Preconditioner):
         F = self.low_rank.factor
         scaled = b * right.unsqueeze(-1)
         inner = b.new_zeros((*b.shape[:-2], F.shape[0], b.shape[-1]))
-        for c in self._chunks():
+        pieces = (
+            [slice(None)] if F.dtype == torch.float64 else self._chunks()
+        )  # nothing to convert, or little
+        for c in pieces:
             inner = inner + F[:, c].double() @ scaled[..., c, :]
         inner = small @ inner
         out = b * straight.unsqueeze(-1)
-        for c in self._chunks():
+        for c in pieces:
             out[..., c, :] -= (F[:, c].double().T @ inner) * left[c].unsqueeze(-1)
         return out
 
     def _matmul(self, b: Tensor, exact: bool) -> Tensor:
         inverse = 1.0 / self.d
-        return self.correct(inverse, self._inner @ self._inner.T, b, inverse, inverse)
+        return self.correct(inverse, self._small, b, inverse, inverse)
 
     def _transpose(self) -> LowRankInverse:
         return self
