@@ -70,7 +70,8 @@ def read_rows(
     ValueError, TypeError
         With scikit-learn's messages, for what is not a finite matrix of numbers with the fitted columns.
     """
-    return _read(estimator, X, "no_validation", reset, device, sparse, checks)[::2]
+    rows, _, origin = _read(estimator, X, "no_validation", reset, device, sparse, checks)
+    return rows, origin
 
 
 def read(

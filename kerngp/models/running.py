@@ -1,6 +1,6 @@
 """What surrounds the work of an estimator: its memory limit, and a log line before and after.
 
-The lines go to the logger "kerngp" at level INFO: a plan before anything is computed, what it took at the end.
+They go to the logger "kerngp" at level INFO: a plan before anything is computed, what it took at the end.
 """
 
 from __future__ import annotations
@@ -56,9 +56,5 @@ def running(estimator: Any, method: str, plan: object = None) -> Iterator[Run]:
     run, start = Run(), time.perf_counter()
     with _options.options(**changes), torch.no_grad():
         yield run
-    LOG.info(
-        "%s took %s%s",
-        name,
-        seconds_text(time.perf_counter() - start),
-        "".join(f"; {r}" for r in run.remarks),
-    )
+    remarks = "".join(f"; {r}" for r in run.remarks)
+    LOG.info("%s took %s%s", name, seconds_text(time.perf_counter() - start), remarks)
