@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .kernel_base import Kernel
-from .kernel_ridge import KernelRidge
+from .ridge.regressor import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
@@ -19,7 +19,7 @@ from .kernels import (
     Sum,
     White,
 )
-from .ridge_plan import RidgePlan
+from .ridge.plan import RidgePlan
 
 __all__ = [
     "RBF",

@@ -25,7 +25,7 @@ from kerngp.engine.ops import dot, exp, sqdist, total
 from kerngp.errors import BackendUnavailable, DataError, FormulaError, OptionError, ShapeError, SolveError
 from kerngp.models import RBF, FormulaKernel, KernelRidge, Matern, RidgePlan, White
 from kerngp.models.pairwise import PAIRWISE
-from kerngp.models.ridge_plan import CHOLESKY_ROWS, PCG_ROWS, make_plan
+from kerngp.models.ridge.plan import CHOLESKY_ROWS, PCG_ROWS, make_plan
 from kerngp.options import options
 
 SOLVERS = ["cholesky", "pcg", "inducing"]
@@ -270,7 +270,7 @@ def test_more_centers_than_rows_is_said():
 
 def test_pcg_beyond_the_dense_threshold(monkeypatch):
     X, y = data(700)
-    monkeypatch.setattr("kerngp.models.ridge_plan.CHOLESKY_ROWS", 500)
+    monkeypatch.setattr("kerngp.models.ridge.plan.CHOLESKY_ROWS", 500)
     ours = KernelRidge(alpha=0.1, kernel="rbf").fit(X, y)
     assert ours.solver_ == "pcg" and ours.solution_.converged and ours.n_iter_ >= 1
     close(ours, X, Theirs(alpha=0.1, kernel="rbf").fit(X, y).predict(X), 1e-4)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from ..engine.arrays import adopt
-from ..errors import OptionError, ShapeError, SolveError
-from ..solvers import (
+from ...engine.arrays import adopt
+from ...errors import OptionError, ShapeError, SolveError
+from ...solvers import (
     CG,
     Cholesky,
     Dense,
@@ -30,10 +30,10 @@ from ..solvers import (
     identity,
     solve,
 )
-from .kernel_base import Kernel
-from .kernel_matrix import kernel_matrix, white_noise
-from .resolve import MatrixKernel
-from .ridge_plan import RidgePlan
+from ..kernel_base import Kernel
+from ..kernel_matrix import kernel_matrix, white_noise
+from ..resolve import MatrixKernel
+from .plan import RidgePlan
 
 Tensor = torch.Tensor
 

@@ -15,14 +15,14 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..engine.arrays import adopt
-from ..errors import OptionError, ShapeError
-from ..options import current
-from .inputs import check_weights, compute_device, dense_rows, to_numpy
-from .pairwise import NON_NEGATIVE
-from .resolve import MatrixKernel, check_domain, resolve_kernel
-from .ridge_plan import SOLVERS, RidgePlan, make_plan
-from .ridge_solve import RidgeProblem, kernel_operator, solve_ridge
+from ...engine.arrays import adopt
+from ...errors import OptionError, ShapeError
+from ...options import current
+from ..inputs import check_weights, compute_device, dense_rows, to_numpy
+from ..pairwise import NON_NEGATIVE
+from ..resolve import MatrixKernel, check_domain, resolve_kernel
+from .plan import SOLVERS, RidgePlan, make_plan
+from .solve import RidgeProblem, kernel_operator, solve_ridge
 
 LOG = logging.getLogger("kerngp")
 

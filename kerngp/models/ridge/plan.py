@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import OptionError
-from ..solvers.inducing.plan import check_memory, choose_form, memory, most_centers
-from ..solvers.preconditioners.rpcholesky import default_rank
-from .inputs import bytes_text
+from ...errors import OptionError
+from ...solvers.inducing.plan import check_memory, choose_form, memory, most_centers
+from ...solvers.preconditioners.rpcholesky import default_rank
+from ..inputs import bytes_text
 
 SOLVERS = ("auto", "cholesky", "pcg", "inducing")
 
