@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .kernel_base import Kernel
-from .ridge.regressor import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
@@ -20,6 +19,7 @@ from .kernels import (
     White,
 )
 from .ridge.plan import RidgePlan
+from .ridge.regressor import KernelRidge
 
 __all__ = [
     "RBF",
