@@ -18,6 +18,8 @@ from .kernels import (
     Sum,
     White,
 )
+from .ridge.classifier import KernelRidgeClassifier
+from .ridge.cv import KernelRidgeCV
 from .ridge.plan import RidgePlan
 from .ridge.regressor import KernelRidge
 
@@ -28,6 +30,8 @@ __all__ = [
     "FormulaKernel",
     "Kernel",
     "KernelRidge",
+    "KernelRidgeCV",
+    "KernelRidgeClassifier",
     "Linear",
     "Matern",
     "Periodic",

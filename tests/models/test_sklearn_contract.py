@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kerngp.models import RBF, KernelRidge, White
+from kerngp.models import RBF, KernelRidge, KernelRidgeClassifier, KernelRidgeCV, White
 
 ESTIMATORS = [
     KernelRidge(),
@@ -12,6 +12,10 @@ ESTIMATORS = [
     KernelRidge(solver="inducing"),
     KernelRidge(kernel=2.0 * RBF(3.0) + White(0.1)),
     KernelRidge(kernel="precomputed"),
+    KernelRidgeCV(),
+    KernelRidgeCV(solver="pcg"),
+    KernelRidgeClassifier(),
+    KernelRidgeClassifier(kernel="rbf", solver="inducing"),
 ]
 
 

@@ -157,6 +157,10 @@ class RidgeBase(BaseEstimator):
         """Columns of the right-hand side that y makes."""
         return 1 if y is None or np.ndim(y) < 2 else int(np.shape(y)[1])
 
+    def _wanted(self) -> dict[str, int]:
+        """What a fit needs beyond one solve: arguments of `make_plan`."""
+        return {}
+
     def _plan(
         self, rows: int, features: int, targets: int, kernel: Kernel | MatrixKernel, **wanted: int
     ) -> RidgePlan:
@@ -170,7 +174,7 @@ class RidgeBase(BaseEstimator):
                 rank=self.preconditioner_rank,
                 memory_limit=limits.memory_limit,
                 dense=isinstance(kernel, MatrixKernel),
-                **wanted,
+                **(wanted or self._wanted()),
             )
 
     # ------------------------------------------------------------ the fit
