@@ -19,6 +19,16 @@ ESTIMATORS = [
 ]
 
 
-@parametrize_with_checks(ESTIMATORS)
+NO_INTERCEPT = {
+    "check_class_weight_classifiers": "wants one class everywhere; f has no intercept, as with "
+    "RidgeClassifier(fit_intercept=False)"
+}
+
+
+def expected_failures(estimator):
+    return NO_INTERCEPT if isinstance(estimator, KernelRidgeClassifier) else {}
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_contract(estimator, check):
     check(estimator)
