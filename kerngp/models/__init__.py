@@ -20,6 +20,7 @@ from .kernels import (
     White,
 )
 from .ridge_plan import RidgePlan
+from .saving import load, save
 
 __all__ = [
     "RBF",
@@ -38,4 +39,6 @@ __all__ = [
     "Scale",
     "Sum",
     "White",
+    "load",
+    "save",
 ]
