@@ -118,7 +118,7 @@ def _checked(path: str | Path) -> Path:
 
 def _write(path: Path, text: str, arrays: Mapping[str, np.ndarray]) -> None:
     if path.suffix == ".safetensors":
-        native = {k: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("=")) for k, a in arrays.items()}
+        native = {k: np.asarray(a, dtype=a.dtype.newbyteorder("="), order="C") for k, a in arrays.items()}
         _safetensors().numpy.save_file(native, str(path), metadata={KEY: text})
         return
     with open(path, "wb") as file:  # a name would be changed
@@ -141,7 +141,7 @@ def _read_npz(path: Path) -> tuple[str, Mapping[str, np.ndarray]]:
 def _read_safetensors(path: Path) -> tuple[str, Mapping[str, np.ndarray]]:
     library = _safetensors()
     try:
-        with library.safe_open(str(path), framework="numpy") as file:
+        with library.safe_open(str(path), framework="np") as file:
             return (file.metadata() or {})[KEY], {name: file.get_tensor(name) for name in file.keys()}
     except library.SafetensorError as e:
         raise ValueError(str(e)) from e
