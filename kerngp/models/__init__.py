@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .active_dims import ActiveDims
 from .kernel_base import Kernel
-from .kernel_ridge import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
@@ -22,7 +21,8 @@ from .kernels import (
     Sum,
     White,
 )
-from .ridge_plan import RidgePlan
+from .ridge.plan import RidgePlan
+from .ridge.regressor import KernelRidge
 from .saving import load, save
 
 __all__ = [
