@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ... import options as _options
 from ...engine.arrays import adopt
 from ...errors import OptionError, ShapeError
-from ..inputs import Origin, check_weights, compute_device, read, to_numpy
+from ..inputs import Origin, check_same_origin, check_weights, compute_device, read, to_numpy
 from ..kernel_base import Kernel
 from ..pairwise import NON_NEGATIVE, PAIRWISE
 from ..resolve import MatrixKernel, check_domain, resolve_kernel
@@ -71,6 +71,7 @@ class RidgeBase(BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.input_tags.pairwise = self._precomputed()
         tags.input_tags.sparse = not self._precomputed()
         tags.input_tags.positive_only = isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE
@@ -230,6 +231,7 @@ class RidgeBase(BaseEstimator):
     def _values(self, X: Any, method: str = "predict") -> tuple[Tensor, Origin]:
         """f at the rows of X, shape (n, E), and where results belong."""
         check_is_fitted(self)
+        check_same_origin(self, X, method)
         device = compute_device(self.device, X)
         points = adopt("X_fit_", self.X_fit_, device=device)
         coef = adopt("dual_coef_", self.dual_coef_, device=device)

@@ -7,10 +7,11 @@ from typing import Any
 
 from sklearn.base import MultiOutputMixin, RegressorMixin
 
+from ..score import RegressorScore
 from .base import RidgeBase, alphas_of, as_columns
 
 
-class KernelRidge(MultiOutputMixin, RegressorMixin, RidgeBase):
+class KernelRidge(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
     """Kernel ridge regression: least squares on y with the penalty alpha times the squared norm of f.
 
     With K_ij = k(x_i, x_j) the prediction is f(x) = sum_i c_i k(x, x_i), where (K + alpha I) c = y. The
