@@ -1,14 +1,15 @@
 """What an iterative fit reports to: the estimator's own ``callback``, and the callbacks of scikit-learn.
 
 scikit-learn has callbacks since 1.9 (`sklearn.callback`: progress bars, scores). An estimator supports them
-with `CallbackMixin` among its bases and `fit_callbacks` around its fit. With an older scikit-learn both are
-there and do nothing.
+with `CallbackMixin` among its bases, `reports` on its fit, and solvers that are given `report_of` it. With an
+older scikit-learn all three are there, and only the estimator's own callback is called.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,13 +41,14 @@ class FitTask:
     For scikit-learn every iteration is a subtask of the fit.
     """
 
-    def __init__(self, estimator: Any, task: Any, callback: Report | None, data: dict[str, Any]):
-        self.estimator, self.task, self.callback, self.data = estimator, task, callback, data
+    def __init__(self, estimator: Any, task: Any, data: dict[str, Any]):
+        self.estimator, self.task, self.data = estimator, task, data
         self._step = self._begin("iterate")
 
     def __call__(self, progress: Any) -> bool:
         """Report the end of an iteration, the beginning of the next."""
-        stop = bool(self.callback is not None and self.callback(progress))
+        own = self.estimator.callback
+        stop = bool(own is not None and own(progress))
         stop |= bool(self._step.call_on_fit_task_end(estimator=self.estimator, **self.data))
         self._step = self._begin(getattr(progress, "phase", "iterate"))
         return stop
@@ -60,46 +62,50 @@ class FitTask:
         return step.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
 
-@contextlib.contextmanager
-def fit_callbacks(
-    estimator: Any, X: Any = None, y: Any = None, sample_weight: Any = None
-) -> Iterator[Report | None]:
-    """Around a fit: gives the one function that its solvers call in every iteration, None if nobody listens.
+def reports(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of ``fit(self, X, y, sample_weight)``: tells scikit-learn's callbacks of it.
 
-    Fitted attributes are set inside the body, where scikit-learn's callbacks can see them at its end.
-
-    Parameters
-    ----------
-    estimator : CallbackMixin
-        Its parameter ``callback``, if it has one, is a function of a `kerngp.solvers.Progress`.
-    X, y, sample_weight : optional
-        As they were given to `fit`.
+    y and sample_weight may be missing.
 
     Examples
     --------
     >>> class Model(CallbackMixin):
     ...     callback = print
+    ...     @reports
     ...     def fit(self, X, y):
-    ...         with fit_callbacks(self, X, y) as report:
-    ...             report("one iteration")
+    ...         report_of(self)("one iteration")
     >>> Model().fit([[1.0]], [2.0])
     one iteration
     """
-    own = getattr(estimator, "callback", None)
-    if not getattr(estimator, "_skl_callbacks", None):
-        yield own
-        return
-    metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-    data = {"X": X, "y": y, "metadata": metadata}
-    try:
-        task = estimator._init_callback_context(max_subtasks=None)
-        task.call_on_fit_task_begin(estimator=estimator, **data)
-        steps = FitTask(estimator, task, own, data)
-        yield steps
-        steps.close()
-        task.call_on_fit_task_end(estimator=estimator, **data, reconstruction_attributes={})
-    finally:
-        _tear_down(estimator)
+
+    signature = inspect.signature(fit)
+
+    @functools.wraps(fit)
+    def reported(self: Any, *args: Any, **keywords: Any) -> Any:
+        if not getattr(self, "_skl_callbacks", None):
+            return fit(self, *args, **keywords)
+        given = signature.bind(self, *args, **keywords).arguments
+        weight = given.get("sample_weight")
+        metadata = None if weight is None else {"sample_weight": weight}
+        data = {"X": given["X"], "y": given.get("y"), "metadata": metadata}
+        try:
+            task = self._init_callback_context(max_subtasks=None)
+            task.call_on_fit_task_begin(estimator=self, **data)
+            self._fit_task = FitTask(self, task, data)
+            out = fit(self, *args, **keywords)
+            self._fit_task.close()
+            task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
+            return out
+        finally:
+            vars(self).pop("_fit_task", None)
+            _tear_down(self)
+
+    return reported
+
+
+def report_of(estimator: Any) -> Report | None:
+    """The function that solvers call in every iteration of a fit; None if nobody listens."""
+    return getattr(estimator, "_fit_task", estimator.callback)
 
 
 @with_callbacks

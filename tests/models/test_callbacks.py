@@ -13,9 +13,10 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import has_fit_parameter
 
 from kerngp.models import callbacks
-from kerngp.models.callbacks import CallbackMixin, fit_callbacks
+from kerngp.models.callbacks import CallbackMixin, report_of, reports
 from kerngp.solvers import CG, Dense, Progress, identity, solve
 
 pytest.importorskip("sklearn.callback")
@@ -29,12 +30,12 @@ class Ridge(CallbackMixin, RegressorMixin, BaseEstimator):
         self.alpha = alpha
         self.callback = callback
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Ridge:
         x, t = torch.as_tensor(X), torch.as_tensor(y)
-        with fit_callbacks(self, X, y, sample_weight) as report:
-            A = Dense(x.T @ x, psd=True) + self.alpha * identity(5)
-            s = solve(A, x.T @ t, CG(1e-10), preconditioner=None, callback=report, on_fail="ignore")
-            self.coef_, self.n_iter_ = s.x.numpy(), s.iterations
+        A = Dense(x.T @ x, psd=True) + self.alpha * identity(5)
+        s = solve(A, x.T @ t, CG(1e-10), preconditioner=None, callback=report_of(self), on_fail="ignore")
+        self.coef_, self.n_iter_ = s.x.numpy(), s.iterations
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -91,7 +92,7 @@ def test_every_iteration_is_a_task():
     last = recorder.told[-2]
     assert last[3] is X and last[4]["sample_weight"].sum() == 40
     assert np.array_equal(last[5].predict(X), model.predict(X))
-    assert not any(name.startswith("_callback") for name in vars(model))
+    assert not {"_fit_task", "_callback_fit_ctx"} & set(vars(model))
 
 
 def test_a_callback_stops_the_solve():
@@ -103,10 +104,8 @@ def test_a_callback_stops_the_solve():
 
 
 def test_without_listeners_nothing_is_called():
-    with fit_callbacks(Ridge()) as report:
-        assert report is None
-    with fit_callbacks(Ridge(callback=print)) as report:
-        assert report is print
+    assert report_of(Ridge()) is None and report_of(Ridge(callback=print)) is print
+    assert has_fit_parameter(Ridge(), "sample_weight") and "_fit_task" not in vars(Ridge().fit(X, Y))
 
 
 def test_what_a_failing_fit_leaves():
@@ -146,8 +145,11 @@ def test_an_older_scikit_learn(monkeypatch: pytest.MonkeyPatch):
         class Model(old.CallbackMixin):
             callback = print
 
-        with old.fit_callbacks(Model()) as report:
-            assert report is print
+            @old.reports
+            def fit(self, X: Any) -> Any:
+                return old.report_of(self)
+
+        assert Model().fit(X) is print
     finally:
         monkeypatch.undo()
         importlib.reload(callbacks)
