@@ -21,6 +21,8 @@ from .kernels import (
     Sum,
     White,
 )
+from .ridge.classifier import KernelRidgeClassifier
+from .ridge.cv import KernelRidgeCV
 from .ridge.plan import RidgePlan
 from .ridge.regressor import KernelRidge
 from .saving import load, save
@@ -34,6 +36,8 @@ __all__ = [
     "FormulaKernel",
     "Kernel",
     "KernelRidge",
+    "KernelRidgeCV",
+    "KernelRidgeClassifier",
     "Linear",
     "Matern",
     "Periodic",

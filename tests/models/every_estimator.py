@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.gaussian_process import kernels as sk
 from sklearn.utils import get_tags
 
-from kerngp.models import RBF, KernelRidge, Matern, White
+from kerngp.models import RBF, KernelRidge, KernelRidgeClassifier, KernelRidgeCV, Matern, White
 
 # any rows will do: these go through scikit-learn's checks, too
 FOR_ANY_ROWS: list[Any] = [
@@ -18,6 +18,10 @@ FOR_ANY_ROWS: list[Any] = [
     KernelRidge(solver="inducing"),
     KernelRidge(kernel=2.0 * RBF(3.0) + White(0.1)),
     KernelRidge(kernel="precomputed"),
+    KernelRidgeCV(),
+    KernelRidgeCV(solver="pcg"),
+    KernelRidgeClassifier(),
+    KernelRidgeClassifier(kernel="rbf", solver="inducing"),
 ]
 
 # these are meant for the four columns of `data_for`, or differ from the above in what they keep

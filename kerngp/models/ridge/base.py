@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ... import options as _options
 from ...engine.arrays import adopt
 from ...errors import OptionError, ShapeError
+from ..callbacks import CallbackMixin, report_of
 from ..inputs import Origin, check_same_origin, check_weights, compute_device, read, to_numpy
 from ..kernel_base import Kernel
 from ..pairwise import NON_NEGATIVE, PAIRWISE
@@ -50,7 +51,7 @@ class Data:
     origin: Origin
 
 
-class RidgeBase(BaseEstimator):
+class RidgeBase(CallbackMixin, BaseEstimator):
     """Base of the estimators; subclasses have the constructors."""
 
     kernel: Any
@@ -88,7 +89,7 @@ class RidgeBase(BaseEstimator):
 
     def _settings(self) -> Settings:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        return Settings(self.tol, self.max_iter, seed, self.callback)
+        return Settings(self.tol, self.max_iter, seed, report_of(self))
 
     def _named_parameters(self) -> dict[str, Any]:
         names = ("gamma", "degree", "coef0", "kernel_params")
@@ -158,6 +159,10 @@ class RidgeBase(BaseEstimator):
         """Columns of the right-hand side that y makes."""
         return 1 if y is None or np.ndim(y) < 2 else int(np.shape(y)[1])
 
+    def _wanted(self) -> dict[str, int]:
+        """What a fit needs beyond one solve: arguments of `make_plan`."""
+        return {}
+
     def _plan(
         self, rows: int, features: int, targets: int, kernel: Kernel | MatrixKernel, **wanted: int
     ) -> RidgePlan:
@@ -171,7 +176,7 @@ class RidgeBase(BaseEstimator):
                 rank=self.preconditioner_rank,
                 memory_limit=limits.memory_limit,
                 dense=isinstance(kernel, MatrixKernel),
-                **wanted,
+                **(wanted or self._wanted()),
             )
 
     # ------------------------------------------------------------ the fit

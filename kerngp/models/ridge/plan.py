@@ -84,6 +84,7 @@ def make_plan(
     dense: bool = False,
     matrices: int = 2,
     alphas: int = 1,
+    probes: int = 0,
 ) -> RidgePlan:
     """Choose the solver and forecast its cost.
 
@@ -103,7 +104,9 @@ def make_plan(
     matrices : int
         N x N matrices that a direct solver holds.
     alphas : int
-        Penalties that inducing points are to serve at once.
+        Penalties that are worked with at once.
+    probes : int
+        Random vectors solved for beside the targets, with every alpha.
 
     Raises
     ------
@@ -142,7 +145,8 @@ def make_plan(
                 "the limit with kerngp.options.options(memory_limit=...)."
             )
     else:
-        total = 8 * rows * (rank + 6 * targets) + (8 * rows**2 if dense else 0)
+        columns = alphas * (targets + probes) if probes else targets
+        total = 8 * rows * (rank + 6 * columns) + (8 * rows**2 if dense else 0)
     iterations = TYPICAL_ITERATIONS[solver]
     pairs = iterations * rows * rows
     if solver == "inducing":

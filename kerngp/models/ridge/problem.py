@@ -119,6 +119,12 @@ class RidgeProblem:
             return c
         return c.new_zeros((len(self.X), c.shape[-1])).index_copy_(0, self.rows, c)
 
+    def whole(self, t: Tensor) -> Tensor:
+        """Numbers of the rows in use as those of all rows, NaN elsewhere."""
+        if self.rows is None:
+            return t
+        return t.new_full((len(self.X), *t.shape[1:]), torch.nan).index_copy_(0, self.rows, t)
+
     # ------------------------------------------------------------ for inducing points
 
     def between(self, X: Tensor, Z: Tensor) -> LinearOperator:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sklearn.base import MultiOutputMixin, RegressorMixin
+import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin, clone
 
+from ..callbacks import reports
+from ..inputs import to_numpy
+from ..running import running
 from ..score import RegressorScore
 from .base import RidgeBase, alphas_of, as_columns
+from .loo import DIAGONAL_PROBES, of_targets
 
 
 class KernelRidge(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
@@ -145,6 +150,7 @@ class KernelRidge(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
         self.callback = callback
         self.memory_limit = memory_limit
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRidge:
         """Solve for the coefficients.
 
@@ -187,3 +193,57 @@ class KernelRidge(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
         """
         found, origin = self._values(X)
         return origin.give(found[:, 0] if self.dual_coef_.ndim == 1 else found)
+
+    def _wanted(self) -> dict[str, int]:
+        return {"alphas": np.unique(to_numpy(self.alpha)).size}
+
+    def loo_predict(self, X: Any, y: Any, sample_weight: Any = None, *, return_std: bool = False) -> Any:
+        """What the fit to all other rows predicts at each row: leave-one-out cross-validation in closed form.
+
+        Does not need, and does not change, a fit: the parameters are those of the constructor.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        y : array of shape (n_samples,) or (n_samples, n_targets)
+        sample_weight : float or array of shape (n_samples,), optional
+            Rows of weight 0 are part of no fit; their predictions are NaN.
+        return_std : bool
+            Return the standard error of the predictions, too. It is 0 but for ``solver="pcg"`` above 1,000
+            rows, where the diagonal of an inverse is estimated from random vectors.
+
+        Returns
+        -------
+        array like y, or a pair of them
+
+        Raises
+        ------
+        OptionError
+            If alpha is 0.
+
+        Notes
+        -----
+        With inducing points these are the predictions of fits that share their centers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X, y = np.arange(4.0)[:, None], np.array([0.0, 1.0, 2.0, 6.0])
+        >>> model = KernelRidge(alpha=1.0)
+        >>> bool(np.isclose(model.loo_predict(X, y)[3], model.fit(X[:3], y[:3]).predict(X[3:])[0]))
+        True
+        """
+        self._check_parameters()
+        reader: Any = clone(self)  # reading sets attributes of a fit
+        data = reader._read(X, y, sample_weight, y_numeric=True)
+        Y = as_columns(data.y)
+        p, settings = self._problem(data, Y), self._settings()
+        alpha = alphas_of(self.alpha, Y.shape[1])
+        plan = self._planned(p, matrices=3, alphas=2, probes=DIAGONAL_PROBES)
+        with running(self, "loo_predict", plan):
+            found = of_targets(p, plan, alpha, settings)
+        residuals, spread = p.whole(found.residuals[0]), p.whole(found.spread[0])
+        mean = p.Y - residuals
+        shape, dtype = data.y.shape, data.X.dtype
+        give = [data.origin.give(t.to(dtype).reshape(shape)) for t in (mean, residuals.abs() * spread)]
+        return tuple(give) if return_std else give[0]

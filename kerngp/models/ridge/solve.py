@@ -82,7 +82,7 @@ def solve_ridge(
     if plan.solver == "inducing":
         p.require_points()
         found = _inducing(p, alpha, settings.inducing(plan), settings)
-        _judge(found, plan)
+        judge(found, plan)
         return RidgeResult(found.x, found.extra["centers"], found)
     if plan.solver == "cholesky":
         found = solve_direct(p.stored(), p.targets, alpha)
@@ -98,7 +98,7 @@ def solve_ridge(
             callback=settings.callback,
             on_fail="ignore",
         )
-    _judge(found, plan)
+    judge(found, plan)
     return RidgeResult(p.coefficients(found.x), p.X, found)
 
 
@@ -150,7 +150,7 @@ def _of_each(s: Solution, which: np.ndarray) -> Solution:
     )
 
 
-def _judge(s: Solution, plan: RidgePlan) -> None:
+def judge(s: Solution, plan: RidgePlan) -> None:
     """Turn an unfinished solve into scikit-learn's warning, an impossible one into an error."""
     if s.method == "least squares":
         return  # it has its own warning
