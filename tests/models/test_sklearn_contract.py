@@ -57,7 +57,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return EXPECTED_FAILURES.get(type(estimator).__name__, {})
 
 
-@parametrize_with_checks(FOR_ANY_ROWS, expected_failed_checks=expected_failures)
+@parametrize_with_checks(FOR_ANY_ROWS, expected_failed_checks=expected_failures, xfail_strict=True)
 def test_scikit_learns_checks(estimator: Any, check: Any):
     check(estimator)
 
@@ -156,6 +156,32 @@ def test_set_output(estimator: Any):
     out = model.set_output(transform="pandas").transform(X)
     assert isinstance(out, pd.DataFrame) and out.columns.tolist() == model.get_feature_names_out().tolist()
     np.testing.assert_allclose(out.to_numpy(), fitted(estimator).transform(X), rtol=1e-9, atol=1e-12)
+
+
+@every(lambda e: hasattr(e, "set_callbacks"))
+def test_callbacks_of_scikit_learn(estimator: Any):
+    """Every iteration is a task; a direct fit has one that is empty."""
+
+    class Counter:
+        begun = ended = torn = 0
+
+        def setup(self, estimator: Any, context: Any) -> None: ...
+
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+            self.begun += 1
+
+        def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+            self.ended += 1
+
+        def teardown(self, estimator: Any, context: Any) -> None:
+            self.torn += 1
+
+    counter, plain = Counter(), fitted(estimator)
+    model = clone(estimator).set_callbacks(counter).fit(*data_for(estimator))
+    assert counter.begun == counter.ended >= 2 and counter.torn == 1
+    if getattr(plain, "n_iter_", 1) > 1:
+        assert counter.ended >= 3
+    assert vars(model).keys() - vars(plain).keys() == {"_skl_callbacks"}
 
 
 # ---------------------------------------------------------------- inside other estimators
