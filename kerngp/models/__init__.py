@@ -19,6 +19,9 @@ from .kernels import (
     Sum,
     White,
 )
+from .neighbours.classifier import KNeighborsClassifier
+from .neighbours.nearest import NearestNeighbors
+from .neighbours.regressor import KNeighborsRegressor
 from .ridge_plan import RidgePlan
 
 __all__ = [
@@ -26,10 +29,13 @@ __all__ = [
     "Cauchy",
     "Constant",
     "FormulaKernel",
+    "KNeighborsClassifier",
+    "KNeighborsRegressor",
     "Kernel",
     "KernelRidge",
     "Linear",
     "Matern",
+    "NearestNeighbors",
     "Periodic",
     "Polynomial",
     "Product",
