@@ -20,6 +20,7 @@ from .kernels import (
     White,
 )
 from .neighbours.classifier import KNeighborsClassifier
+from .neighbours.kernel_density import KernelDensity
 from .neighbours.nearest import NearestNeighbors
 from .neighbours.regressor import KNeighborsRegressor
 from .ridge_plan import RidgePlan
@@ -32,6 +33,7 @@ __all__ = [
     "KNeighborsClassifier",
     "KNeighborsRegressor",
     "Kernel",
+    "KernelDensity",
     "KernelRidge",
     "Linear",
     "Matern",

@@ -115,7 +115,7 @@ class NeighboursBase(MultiOutputMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- questions
 
-    def _queries(self, X: Any) -> tuple[Any, Origin]:
+    def _queries(self, X: Any, method: str) -> tuple[Any, Origin]:
         """Queries as the search takes them."""
         if X is None:
             return None, self._origin
@@ -128,14 +128,14 @@ class NeighboursBase(MultiOutputMixin, BaseEstimator):
                 self, to_numpy(X), accept_sparse="csr", ensure_all_finite=finite, reset=False
             )
             return rows, self._origin
-        return read_rows(self, X, reset=False, device=self.device)
+        return read_rows(self, X, reset=False, method=method, device=self.device)
 
-    def _nearest(self, X: Any, k: Any = None) -> tuple[Tensor, Tensor, Origin]:
+    def _nearest(self, X: Any, k: Any = None, method: str = "predict") -> tuple[Tensor, Tensor, Origin]:
         """Distances and numbers of the k nearest, and where they belong."""
         check_is_fitted(self)
         k = self.n_neighbors if k is None else k
         check_count(k)
-        queries, origin = self._queries(X)
+        queries, origin = self._queries(X, method)
         n, count = self.n_samples_fit_, self.n_samples_fit_ if queries is None else queries.shape[0]
         if k > n or (queries is None and k == n):
             relation = "<" if queries is None else "<="
@@ -175,7 +175,7 @@ class KNeighboursMixin(NeighboursBase):
         ValueError, TypeError
             If there are not as many points, or if X does not fit the fitted data.
         """
-        distance, index, origin = self._nearest(X, n_neighbors)
+        distance, index, origin = self._nearest(X, n_neighbors, "kneighbors")
         return (origin.give(distance), origin.give(index)) if return_distance else origin.give(index)
 
     def kneighbors_graph(
@@ -195,7 +195,7 @@ class KNeighboursMixin(NeighboursBase):
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distance, index, _ = self._nearest(X, n_neighbors)
+        distance, index, _ = self._nearest(X, n_neighbors, "kneighbors")
         k = index.shape[1]
         indptr = np.arange(0, index.numel() + 1, k)
         return _graph(distance.reshape(-1), index.reshape(-1), indptr, mode, self.n_samples_fit_)
@@ -207,7 +207,7 @@ class RadiusNeighboursMixin(NeighboursBase):
     def radius_neighbors(
         self, X: Any = None, radius: Any = None, return_distance: bool = True, sort_results: bool = False
     ) -> Any:
-        """The fitted points at most ``radius`` away from each query, nearest first.
+        """The fitted points at most ``radius`` away from each query.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class RadiusNeighboursMixin(NeighboursBase):
             Default that of the constructor.
         return_distance : bool, default=True
         sort_results : bool, default=False
-            They are sorted in any case.
+            Nearest first, instead of in the order of the fitted points.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class RadiusNeighboursMixin(NeighboursBase):
         """
         if sort_results and not return_distance:
             raise OptionError("return_distance must be True if sort_results is True.")
-        distance, index, counts, origin = self._within(X, radius)
+        distance, index, counts, origin = self._within(X, radius, sort_results)
         ends = np.cumsum(counts)[:-1]
         near = _pieces(origin.give(index), ends)
         return (_pieces(origin.give(distance), ends), near) if return_distance else near
@@ -247,18 +247,19 @@ class RadiusNeighboursMixin(NeighboursBase):
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distance, index, counts, _ = self._within(X, radius)
+        distance, index, counts, _ = self._within(X, radius, sort_results)
         indptr = np.concatenate([[0], np.cumsum(counts)])
         return _graph(distance, index, indptr, mode, self.n_samples_fit_)
 
-    def _within(self, X: Any, radius: Any) -> tuple[Tensor, Tensor, np.ndarray, Origin]:
+    def _within(self, X: Any, radius: Any, nearest_first: bool) -> tuple[Tensor, Tensor, np.ndarray, Origin]:
         check_is_fitted(self)
         radius = self.radius if radius is None else to_numpy(radius)
-        queries, origin = self._queries(X)
+        queries, origin = self._queries(X, "radius_neighbors")
         n, count = self.n_samples_fit_, self.n_samples_fit_ if queries is None else queries.shape[0]
         with running(self, "radius_neighbors", f"{count:,} queries, {n:,} points, {self._search.name}"):
             found = self._search.within(queries, radius)
-        return found.distance, found.index, found.counts.cpu().numpy(), origin
+        distance, index, counts = found if nearest_first else found.by_number()
+        return distance, index, counts.cpu().numpy(), origin
 
 
 def _check_mode(mode: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
     Attributes
     ----------
     classes_ : array of shape (n_classes,), or a list of them, one for each output
-        A torch tensor if X and the classes are.
+        NumPy arrays. Predictions are of X's library if the classes are numbers.
     outputs_2d_ : bool
         Whether y had several columns.
     effective_metric_, effective_metric_params_, n_samples_fit_, n_features_in_, feature_names_in_
@@ -104,10 +105,9 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
         check_classification_targets(y)
         columns = y.reshape(len(y), -1).T
         found = [np.unique(column, return_inverse=True) for column in columns]
-        self._classes = [classes for classes, _ in found]
+        classes = [classes for classes, _ in found]
         self._labels = np.stack([labels.reshape(-1) for _, labels in found], axis=1)
-        given = [self._given(classes) for classes in self._classes]
-        self.classes_ = given if self.outputs_2d_ else given[0]
+        self.classes_ = classes if self.outputs_2d_ else classes[0]
         return self
 
     def predict(self, X: Any) -> Any:
@@ -125,7 +125,7 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
         check_is_fitted(self)
         index, weights, origin = self._neighbours(X)
         columns = []
-        for classes, labels in zip(self._classes, self._labels.T, strict=True):
+        for classes, labels in self._outputs():
             best = np.empty(len(index), dtype=np.int64)
             step = max(1, self._memory() // (64 * len(classes)))
             for rows in (slice(i, i + step) for i in range(0, len(index), step)):
@@ -133,7 +133,7 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
                 best[rows] = class_shares(labels[index[rows]], len(classes), w).argmax(1)
             columns.append(classes[best])
         out = np.stack(columns, axis=1) if self.outputs_2d_ else columns[0]
-        return self._given(out, origin)
+        return origin.give(torch.from_numpy(out)) if out.dtype.kind in "biuf" else out
 
     def predict_proba(self, X: Any) -> Any:
         """The shares of the classes among the neighbours.
@@ -150,7 +150,7 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
         index, weights, origin = self._neighbours(X)
         out = [
             origin.give(torch.from_numpy(class_shares(labels[index], len(classes), weights)))
-            for classes, labels in zip(self._classes, self._labels.T, strict=True)
+            for classes, labels in self._outputs()
         ]
         return out if self.outputs_2d_ else out[0]
 
@@ -161,8 +161,6 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
     def _memory(self) -> int:
         return current().memory_limit if self.memory_limit is None else self.memory_limit
 
-    def _given(self, values: np.ndarray, origin: Any = None) -> Any:
-        """Classes in X's library, if they are numbers."""
-        if values.dtype.kind not in "biuf":
-            return values
-        return (origin or self._origin).give(torch.from_numpy(values))
+    def _outputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Classes and the fitted points' labels, for each output."""
+        return zip(self.classes_ if self.outputs_2d_ else [self.classes_], self._labels.T, strict=True)

@@ -87,6 +87,12 @@ class Metric:
         value = value.clamp_min(0)
         return value.sqrt() if self.root == 2.0 else value ** (1.0 / self.root)
 
+    def distance_formula(self, f: Expr) -> Expr:
+        """d as a formula, from f."""
+        if self.root == 1.0:
+            return f
+        return sqrt(f) if self.root == 2.0 else f ** (1.0 / self.root)
+
     def value(self, distance: Any) -> np.ndarray:
         """f from d: the thresholds that belong to radii."""
         return np.asarray(distance, dtype=np.float64) ** self.root

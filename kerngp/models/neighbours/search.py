@@ -33,6 +33,13 @@ class Within(NamedTuple):
     index: Tensor
     counts: Tensor
 
+    def by_number(self) -> Within:
+        """The same, those of a query in the order of the points."""
+        row = torch.repeat_interleave(torch.arange(len(self.counts), device=self.counts.device), self.counts)
+        order = torch.argsort(self.index)
+        order = order[torch.argsort(row[order], stable=True)]
+        return Within(self.distance[order], self.index[order], self.counts)
+
 
 class Search(ABC):
     """Fitted points that know which of them are near. Picklable."""
@@ -92,7 +99,7 @@ class PairSearch(Search):
         limit = limit.reshape(-1, 1).expand(len(queries), 1)
         near = node("le", f, Vi(2 + len(values), 1))
         args = (queries, self.points, *values, limit.contiguous())
-        counts = map_reduce(near, SUM, args, options=_exact(queries.device)).reshape(-1)
+        counts = map_reduce(near, SUM, args, options=exact_options(queries.device)).reshape(-1)
         width = _padded(counts.round().long(), self.rows)
         parts = []
         for k in torch.unique(width).tolist():
@@ -116,21 +123,21 @@ class PairSearch(Search):
         f, values = self.metric.expression(queries)
         if k <= MOST_INSERTED:
             args = (queries, self.points, *values)
-            value, index = map_reduce(f, KMIN_ARGKMIN(k), args, options=_exact(queries.device))
+            value, index = map_reduce(f, KMIN_ARGKMIN(k), args, options=exact_options(queries.device))
             return value[..., 0], index[..., 0]
         step = max(1, _options.current().memory_limit // (64 * self.rows * self.points.shape[1]))
         parts = []
         for block in queries.split(step):
             row = dense(f, (block, self.points, *values))[..., 0].nan_to_num(torch.inf)
             value, index = row.topk(k, dim=-1, largest=False)
-            index, order = index.sort(-1)
-            value, order = value.gather(-1, order).sort(-1, stable=True)
+            index, order = index.sort(dim=-1)
+            value, order = value.gather(-1, order).sort(dim=-1, stable=True)
             parts.append((value, index.gather(-1, order)))
         value, index = (torch.cat(p) for p in zip(*parts, strict=True))
         return value, index
 
 
-def _exact(device: torch.device) -> _options.Options:
+def exact_options(device: torch.device) -> _options.Options:
     """Differences of points, not expanded distances, whose rounding moves neighbours.
 
     On a GPU selections are exact anyway, and quicker if the backend may choose.
