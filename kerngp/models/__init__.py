@@ -21,6 +21,7 @@ from .kernels import (
 )
 from .neighbours.classifier import KNeighborsClassifier
 from .neighbours.kernel_density import KernelDensity
+from .neighbours.kmeans import KMeans
 from .neighbours.nearest import NearestNeighbors
 from .neighbours.regressor import KNeighborsRegressor
 from .ridge_plan import RidgePlan
@@ -30,6 +31,7 @@ __all__ = [
     "Cauchy",
     "Constant",
     "FormulaKernel",
+    "KMeans",
     "KNeighborsClassifier",
     "KNeighborsRegressor",
     "Kernel",

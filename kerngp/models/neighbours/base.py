@@ -92,7 +92,8 @@ class NeighboursBase(MultiOutputMixin, BaseEstimator):
         checks = {"accept_sparse": "csr", "ensure_all_finite": finite, **checks}
         if y is None:
             return validate_data(self, to_numpy(X), **checks), None
-        return validate_data(self, to_numpy(X), to_numpy(y), **checks)
+        rows, y = validate_data(self, to_numpy(X), to_numpy(y), **checks)
+        return rows, y
 
     def _choose(self, rows: Tensor) -> Search:
         """The quickest search that is exact for the metric."""

@@ -26,14 +26,14 @@ def check_parameters(estimator: Any) -> None:
     k, radius = getattr(estimator, "n_neighbors", None), getattr(estimator, "radius", None)
     if k is not None:
         check_count(k)
-    if radius is not None and (not isinstance(radius, Real) or not radius >= 0):
+    if radius is not None and (not isinstance(radius, Real) or not float(radius) >= 0):
         raise OptionError(f"radius={radius!r}; expected a number >= 0.")
     if estimator.algorithm not in ALGORITHMS:
         raise OptionError(f"algorithm={estimator.algorithm!r} is unknown; expected one of {ALGORITHMS}.")
     if not isinstance(estimator.leaf_size, Integral) or estimator.leaf_size < 1:
         raise OptionError(f"leaf_size={estimator.leaf_size!r}; expected an integer of at least 1.")
     p = estimator.p
-    if p is not None and (not isinstance(p, Real) or not p > 0):
+    if p is not None and (not isinstance(p, Real) or not float(p) > 0):
         raise OptionError(f"p={p!r}; expected a positive number.")
     if estimator.metric_params is not None and not isinstance(estimator.metric_params, dict):
         raise OptionError(f"metric_params={estimator.metric_params!r}; expected a dict or None.")

@@ -163,4 +163,5 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
 
     def _outputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Classes and the fitted points' labels, for each output."""
-        return zip(self.classes_ if self.outputs_2d_ else [self.classes_], self._labels.T, strict=True)
+        classes: Any = self.classes_ if self.outputs_2d_ else [self.classes_]
+        return zip(classes, self._labels.T, strict=True)

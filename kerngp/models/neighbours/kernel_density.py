@@ -277,7 +277,7 @@ class KernelDensity(BaseEstimator):
                 )
         for name in ("atol", "rtol"):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not value >= 0:
+            if not isinstance(value, Real) or not float(value) >= 0:
                 raise OptionError(f"{name}={value!r}; expected a number >= 0.")
 
 

@@ -253,7 +253,7 @@ _NAMED = {
 
 def _minkowski(params: dict[str, Any], n_features: int) -> Metric | None:
     p, w = params.get("p", 2), params.get("w")
-    if not isinstance(p, Real) or not p > 0:
+    if not isinstance(p, Real) or not float(p) > 0:
         raise OptionError(f"p={p!r}; expected a positive number, or numpy.inf.")
     p = float(p)
     if w is not None and np.isinf(p):

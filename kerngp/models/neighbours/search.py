@@ -99,8 +99,9 @@ class PairSearch(Search):
         limit = limit.reshape(-1, 1).expand(len(queries), 1)
         near = node("le", f, Vi(2 + len(values), 1))
         args = (queries, self.points, *values, limit.contiguous())
-        counts = map_reduce(near, SUM, args, options=exact_options(queries.device)).reshape(-1)
-        width = _padded(counts.round().long(), self.rows)
+        counts = map_reduce(near, SUM, args, options=exact_options(queries.device))
+        assert isinstance(counts, Tensor)
+        width = _padded(counts[:, 0].round().long(), self.rows)
         parts = []
         for k in torch.unique(width).tolist():
             rows = torch.nonzero(width == k).reshape(-1)
