@@ -62,8 +62,8 @@ class NeighboursBase(MultiOutputMixin, BaseEstimator):
 
     # ---------------------------------------------------------------- fitting
 
-    def _fit(self, X: Any, y: Any = None, **checks: Any) -> Any:
-        """Fit the search; y as a validated array."""
+    def _fit(self, X: Any, y: Any = None, *, supervised: bool, **checks: Any) -> Any:
+        """Fit the search; y as a validated array, None unless ``supervised``."""
         check_parameters(self)
         name, params = effective_metric(self.metric, self.p, self.metric_params)
         check_semimetric(self.algorithm, name, params)
@@ -75,22 +75,22 @@ class NeighboursBase(MultiOutputMixin, BaseEstimator):
             self._search, self._origin = self._library(X), Origin()
             self.n_features_in_ = X.get_arrays()[0].shape[1]
         elif self._named("precomputed") or self._named("nan_euclidean") or scipy.sparse.issparse(X):
-            X, y = self._host_rows(X, y, **checks)
+            X, y = self._host_rows(X, y, supervised, **checks)
             self._search, self._origin = self._library(X), Origin()
         else:
-            if y is None:
-                rows, self._origin = read_rows(self, X, reset=True, device=self.device)
-            else:
+            if supervised:
                 rows, y, self._origin = read(self, X, y, device=self.device, **checks)
+            else:
+                rows, self._origin = read_rows(self, X, reset=True, device=self.device)
             self._search = self._choose(rows)
         self.n_samples_fit_ = self._search.rows
-        return None if y is None else np.asarray(to_numpy(y))
+        return np.asarray(to_numpy(y)) if supervised else None
 
-    def _host_rows(self, X: Any, y: Any, **checks: Any) -> tuple[Any, Any]:
+    def _host_rows(self, X: Any, y: Any, supervised: bool, **checks: Any) -> tuple[Any, Any]:
         """Sparse, precomputed or incomplete data, for scikit-learn."""
         finite = "allow-nan" if self._named("nan_euclidean") else True
         checks = {"accept_sparse": "csr", "ensure_all_finite": finite, **checks}
-        if y is None:
+        if not supervised:
             return validate_data(self, to_numpy(X), **checks), None
         rows, y = validate_data(self, to_numpy(X), to_numpy(y), **checks)
         return rows, y

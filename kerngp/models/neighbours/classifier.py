@@ -92,7 +92,7 @@ class KNeighborsClassifier(ClassifierMixin, KNeighboursMixin):
         self
         """
         with running(self, "fit") as run:
-            y = self._fit(X, y, multi_output=True)
+            y = self._fit(X, y, supervised=True, multi_output=True)
             run.say(self._search.name)
         if y.ndim == 2 and y.shape[1] == 1:
             warnings.warn(

@@ -105,6 +105,6 @@ class NearestNeighbors(KNeighboursMixin, RadiusNeighboursMixin):
         self
         """
         with running(self, "fit") as run:
-            self._fit(X)
+            self._fit(X, supervised=False)
             run.say(self._search.name)
         return self

@@ -78,7 +78,7 @@ class KNeighborsRegressor(RegressorMixin, KNeighboursMixin):
         self
         """
         with running(self, "fit") as run:
-            self._targets = self._fit(X, y, multi_output=True, y_numeric=True)
+            self._targets = self._fit(X, y, supervised=True, multi_output=True, y_numeric=True)
             run.say(self._search.name)
         return self
 
