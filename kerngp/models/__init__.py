@@ -26,6 +26,11 @@ from .ridge.cv import KernelRidgeCV
 from .ridge.plan import RidgePlan
 from .ridge.regressor import KernelRidge
 from .saving import load, save
+from .neighbours.classifier import KNeighborsClassifier
+from .neighbours.kernel_density import KernelDensity
+from .neighbours.kmeans import KMeans
+from .neighbours.nearest import NearestNeighbors
+from .neighbours.regressor import KNeighborsRegressor
 
 __all__ = [
     "RBF",
@@ -34,12 +39,17 @@ __all__ = [
     "Constant",
     "ExpSineSquared",
     "FormulaKernel",
+    "KMeans",
+    "KNeighborsClassifier",
+    "KNeighborsRegressor",
     "Kernel",
+    "KernelDensity",
     "KernelRidge",
     "KernelRidgeCV",
     "KernelRidgeClassifier",
     "Linear",
     "Matern",
+    "NearestNeighbors",
     "Periodic",
     "Polynomial",
     "Power",
