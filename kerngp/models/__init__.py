@@ -20,6 +20,7 @@ from .kernels import (
     White,
 )
 from .ridge_plan import RidgePlan
+from .spectral import KernelPCA, Nystroem, SpectralClustering
 
 __all__ = [
     "RBF",
@@ -27,15 +28,18 @@ __all__ = [
     "Constant",
     "FormulaKernel",
     "Kernel",
+    "KernelPCA",
     "KernelRidge",
     "Linear",
     "Matern",
+    "Nystroem",
     "Periodic",
     "Polynomial",
     "Product",
     "RationalQuadratic",
     "RidgePlan",
     "Scale",
+    "SpectralClustering",
     "Sum",
     "White",
 ]
