@@ -73,9 +73,8 @@ class Gram:
         if self.name is None or x.device.type != "cpu":
             return kernel_matrix(self.kernel, x, y).dense()
         b = None if other is x else other.numpy()
-        return torch.from_numpy(
-            pairwise_kernels(x.numpy(), b, metric=self.name, filter_params=True, **self.params)
-        )
+        found = pairwise_kernels(x.numpy(), b, metric=self.name, filter_params=True, **self.params)
+        return torch.from_numpy(found).to(x.dtype)
 
     def operator(self, x: Tensor, *, weights: Tensor | None = None, noise: bool = True) -> LinearOperator:
         """The matrix w_i k(x_i, x_j) w_j; only a kernel without a formula stores it.

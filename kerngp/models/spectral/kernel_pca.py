@@ -19,7 +19,7 @@ from ...engine.arrays import adopt
 from ...errors import OptionError
 from ...solvers import identity, solve
 from ...solvers.functions import eigsh
-from ..inputs import read_rows
+from ..inputs import check_same_origin, read_rows
 from ..pairwise import NON_NEGATIVE
 from ..running import Run, running
 from .centred import Centred
@@ -147,6 +147,7 @@ class KernelPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.input_tags.pairwise = self._precomputed
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE
@@ -200,7 +201,7 @@ class KernelPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         array of shape (n_samples, n_components), of the library of X
         """
         check_is_fitted(self)
-        x, origin = read_rows(self, X, reset=False, device=self.device)
+        x, origin = read_rows(self, X, reset=False, method="transform", device=self.device)
         with running(self, "transform"):
             fitted = adopt("X_fit_", self.X_fit_, device=x.device)
             values = adopt("eigenvalues_", self.eigenvalues_, device=x.device)
@@ -234,6 +235,7 @@ class KernelPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "inverse transform is not available."
             )
         check_is_fitted(self)
+        check_same_origin(self, X, "inverse_transform")
         z, origin = read_rows(type(self)(), X, reset=True, device=self.device)
         with running(self, "inverse_transform"):
             fitted = adopt("X_transformed_fit_", self.X_transformed_fit_, device=z.device)

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ...engine.arrays import adopt
-from ...errors import OptionError
+from ...engine.arrays import adopt, adopt_integers
+from ...errors import OptionError, ShapeError
 from ...solvers import RPCholesky
 from ..inputs import read_rows
 from ..pairwise import NON_NEGATIVE
@@ -140,6 +140,8 @@ class Nystroem(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         check_count("n_components", self.n_components)
         check_choice("sampling", self.sampling, SAMPLINGS)
         x, origin = read_rows(self, X, reset=True, device=self.device)
+        if self._precomputed and x.shape[0] != x.shape[1]:
+            raise ShapeError(f"X has shape {tuple(x.shape)}; kernel='precomputed' needs a square matrix.")
         with running(self, "fit", f"{self.n_components} of {len(x):,} points, {self.sampling}"):
             kernel = self._gram(x)
             if self.n_components > len(x):
@@ -174,13 +176,13 @@ class Nystroem(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         array of shape (n_samples, n_components), of the library of X
         """
         check_is_fitted(self)
-        x, origin = read_rows(self, X, reset=False, device=self.device)
+        x, origin = read_rows(self, X, reset=False, method="transform", device=self.device)
         with running(self, "transform"):
             components = adopt("components_", self.components_, device=x.device)
             normalization = adopt("normalization_", self.normalization_, device=x.device)
             x = x.to(components.dtype)
             if self._precomputed:
-                chosen = torch.as_tensor(self.component_indices_, device=x.device)
+                chosen = adopt_integers("component_indices_", self.component_indices_).to(x.device)
                 return origin.give(x[:, chosen] @ normalization.T)
             return origin.give(self._gram(x).product(x, components, normalization.T))
 

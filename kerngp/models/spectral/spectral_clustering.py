@@ -17,7 +17,6 @@ from sklearn.cluster._spectral import cluster_qr, discretize
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from ...engine.arrays import kind_of
 from ...errors import OptionError
 from ...solvers import AddedDiagonal, LinearOperator
 from ...solvers.functions import eigsh
@@ -141,6 +140,7 @@ class SpectralClustering(ClusterMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.input_tags.sparse = True
         tags.input_tags.pairwise = self._graph and self.affinity != "nearest_neighbors"
         tags.input_tags.positive_only = isinstance(self.affinity, str) and self.affinity in NON_NEGATIVE
@@ -236,7 +236,7 @@ class SpectralClustering(ClusterMixin, BaseEstimator):
 
     def _fit_graph(self, X: Any) -> SpectralClustering:
         """Graphs are sparse, or given: their matrix is stored, and scikit-learn does the work."""
-        origin = Origin(kind_of(X), X.device if isinstance(X, Tensor) else torch.device("cpu"))
+        origin = Origin.of(X)
         formats = ["csr", "csc", "coo"]
         graph: Any = validate_data(
             self, to_numpy(X), accept_sparse=formats, dtype=np.float64, ensure_min_samples=2
