@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .distances import KernelTestResult, hsic_test, median_heuristic, mmd_test
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
 from .kernels import (
@@ -30,6 +31,7 @@ __all__ = [
     "Kernel",
     "KernelPCA",
     "KernelRidge",
+    "KernelTestResult",
     "Linear",
     "Matern",
     "Nystroem",
@@ -42,4 +44,7 @@ __all__ = [
     "SpectralClustering",
     "Sum",
     "White",
+    "hsic_test",
+    "median_heuristic",
+    "mmd_test",
 ]
