@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .active_dims import ActiveDims
+from .distances import KernelTestResult, hsic_test, median_heuristic, mmd_test
 from .kernel_base import Kernel
 from .kernels import (
     RBF,
@@ -31,6 +32,7 @@ from .neighbours.kernel_density import KernelDensity
 from .neighbours.kmeans import KMeans
 from .neighbours.nearest import NearestNeighbors
 from .neighbours.regressor import KNeighborsRegressor
+from .spectral import KernelPCA, Nystroem, SpectralClustering
 
 __all__ = [
     "RBF",
@@ -50,6 +52,9 @@ __all__ = [
     "Linear",
     "Matern",
     "NearestNeighbors",
+    "KernelPCA",
+    "KernelTestResult",
+    "Nystroem",
     "Periodic",
     "Polynomial",
     "Power",
@@ -57,8 +62,12 @@ __all__ = [
     "RationalQuadratic",
     "RidgePlan",
     "Scale",
+    "SpectralClustering",
     "Sum",
     "White",
     "load",
     "save",
+    "hsic_test",
+    "median_heuristic",
+    "mmd_test",
 ]
