@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
+from .active_dims import ActiveDims
+from .distances import KernelTestResult, hsic_test, median_heuristic, mmd_test
 from .kernel_base import Kernel
 from .kernels import (
     RBF,
     Cauchy,
     Constant,
+    ExpSineSquared,
     FormulaKernel,
     Linear,
     Matern,
     Periodic,
     Polynomial,
+    Power,
     Product,
     RationalQuadratic,
     Scale,
     Sum,
     White,
 )
+from .neighbours.classifier import KNeighborsClassifier
+from .neighbours.kernel_density import KernelDensity
+from .neighbours.kmeans import KMeans
+from .neighbours.nearest import NearestNeighbors
+from .neighbours.regressor import KNeighborsRegressor
 from .ridge.classifier import KernelRidgeClassifier
 from .ridge.cv import KernelRidgeCV
 from .ridge.plan import RidgePlan
 from .ridge.regressor import KernelRidge
+from .saving import load, save
+from .spectral import KernelPCA, Nystroem, SpectralClustering
 
 __all__ = [
     "RBF",
+    "ActiveDims",
     "Cauchy",
     "Constant",
+    "ExpSineSquared",
     "FormulaKernel",
+    "KMeans",
+    "KNeighborsClassifier",
+    "KNeighborsRegressor",
     "Kernel",
+    "KernelDensity",
     "KernelRidge",
     "KernelRidgeCV",
     "KernelRidgeClassifier",
     "Linear",
     "Matern",
+    "NearestNeighbors",
+    "KernelPCA",
+    "KernelTestResult",
+    "Nystroem",
     "Periodic",
     "Polynomial",
+    "Power",
     "Product",
     "RationalQuadratic",
     "RidgePlan",
     "Scale",
+    "SpectralClustering",
     "Sum",
     "White",
+    "load",
+    "save",
+    "hsic_test",
+    "median_heuristic",
+    "mmd_test",
 ]

@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from ... import options as _options
 from ...engine.arrays import adopt
 from ...errors import OptionError, ShapeError
-from ..inputs import Origin, check_weights, compute_device, read, to_numpy
+from ..callbacks import CallbackMixin, report_of
+from ..inputs import Origin, check_same_origin, check_weights, compute_device, read, to_numpy
 from ..kernel_base import Kernel
 from ..pairwise import NON_NEGATIVE, PAIRWISE
 from ..resolve import MatrixKernel, check_domain, resolve_kernel
@@ -50,7 +51,7 @@ class Data:
     origin: Origin
 
 
-class RidgeBase(BaseEstimator):
+class RidgeBase(CallbackMixin, BaseEstimator):
     """Base of the estimators; subclasses have the constructors."""
 
     kernel: Any
@@ -71,6 +72,7 @@ class RidgeBase(BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.array_api_support = True
         tags.input_tags.pairwise = self._precomputed()
         tags.input_tags.sparse = not self._precomputed()
         tags.input_tags.positive_only = isinstance(self.kernel, str) and self.kernel in NON_NEGATIVE
@@ -87,7 +89,7 @@ class RidgeBase(BaseEstimator):
 
     def _settings(self) -> Settings:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        return Settings(self.tol, self.max_iter, seed, self.callback)
+        return Settings(self.tol, self.max_iter, seed, report_of(self))
 
     def _named_parameters(self) -> dict[str, Any]:
         names = ("gamma", "degree", "coef0", "kernel_params")
@@ -234,6 +236,7 @@ class RidgeBase(BaseEstimator):
     def _values(self, X: Any, method: str = "predict") -> tuple[Tensor, Origin]:
         """f at the rows of X, shape (n, E), and where results belong."""
         check_is_fitted(self)
+        check_same_origin(self, X, method)
         device = compute_device(self.device, X)
         points = adopt("X_fit_", self.X_fit_, device=device)
         coef = adopt("dual_coef_", self.dual_coef_, device=device)

@@ -12,13 +12,15 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
+from ..callbacks import reports
 from ..inputs import Origin, to_numpy
+from ..score import ClassifierScore
 from .base import Data, RidgeBase, alphas_of
 
 Tensor = torch.Tensor
 
 
-class KernelRidgeClassifier(ClassifierMixin, RidgeBase):
+class KernelRidgeClassifier(ClassifierScore, ClassifierMixin, RidgeBase):
     """Classification by kernel ridge regression: `sklearn.linear_model.RidgeClassifier` for kernels.
 
     Two classes are coded as -1 and 1 and f(x) is fitted to them; of several classes each is fitted
@@ -96,6 +98,7 @@ class KernelRidgeClassifier(ClassifierMixin, RidgeBase):
         tags.classifier_tags.multi_label = True
         return tags
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRidgeClassifier:
         """Fit to the classes.
 

@@ -13,8 +13,10 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV
 
 from ...errors import OptionError
+from ..callbacks import reports
 from ..inputs import to_numpy
 from ..running import running
+from ..score import RegressorScore
 from .base import Data, RidgeBase, as_columns, outcome
 from .loo import TRACE_PROBES, LeaveOneOut, of_alphas
 from .problem import RidgeProblem
@@ -24,7 +26,7 @@ from .solve import solve_ridge
 Tensor = torch.Tensor
 
 
-class KernelRidgeCV(MultiOutputMixin, RegressorMixin, RidgeBase):
+class KernelRidgeCV(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
     """Kernel ridge regression with the best alpha of a grid, all of it for about the cost of one fit.
 
     `sklearn.linear_model.RidgeCV` for kernels. By default every alpha is scored by leave-one-out
@@ -120,6 +122,7 @@ class KernelRidgeCV(MultiOutputMixin, RegressorMixin, RidgeBase):
         self.callback = callback
         self.memory_limit = memory_limit
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRidgeCV:
         """Choose alpha and fit with it.
 
@@ -186,9 +189,9 @@ class KernelRidgeCV(MultiOutputMixin, RegressorMixin, RidgeBase):
         place = np.nanargmax(scores, axis=0)
         apart = self.alpha_per_target and scores.shape[1] > 1
         best = np.take_along_axis(scores, place[None], 0)[0]
-        self.scores_, self.score_errors_ = (s if apart else s[:, 0] for s in (scores, errors))
-        self.alpha_ = np.asarray(alphas)[place] if apart else float(alphas[int(place[0])])
-        self.best_score_ = best if apart else float(best[0])
+        self.scores_, self.score_errors_ = (_like_x(data, s if apart else s[:, 0]) for s in (scores, errors))
+        self.alpha_ = _like_x(data, np.asarray(alphas)[place]) if apart else float(alphas[int(place[0])])
+        self.best_score_ = _like_x(data, best) if apart else float(best[0])
         return np.resize(place, p.Y.shape[1])
 
     def _scored(self, predictions: np.ndarray, p: RidgeProblem, data: Data) -> np.ndarray:
@@ -213,7 +216,7 @@ class KernelRidgeCV(MultiOutputMixin, RegressorMixin, RidgeBase):
             model.set_fit_request(sample_weight=True)
         search = GridSearchCV(model, {"alpha": alphas}, cv=self.cv, scoring=self.scoring, refit=False)
         search.fit(data.X.cpu().numpy(), data.y, **fit)
-        self.scores_ = np.asarray(search.cv_results_["mean_test_score"])
+        self.scores_ = _like_x(data, np.asarray(search.cv_results_["mean_test_score"]))
         self.alpha_ = float(alphas[search.best_index_])
         self.best_score_ = float(search.best_score_)
         targets = 1 if data.y.ndim == 1 else data.y.shape[1]
@@ -256,6 +259,11 @@ def _known(found: LeaveOneOut, best: np.ndarray) -> dict[str, Any]:
     start = found.start[torch.from_numpy(best), :, torch.arange(len(best))].mT
     same = found.parts is not None and len(set(best.tolist())) == 1
     return {"x0": start, "preconditioner": found.parts[best[0]] if same and found.parts else None}
+
+
+def _like_x(data: Data, values: np.ndarray) -> Any:
+    """A fitted array in X's library."""
+    return data.origin.give(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 class _Identity(RegressorMixin, BaseEstimator):

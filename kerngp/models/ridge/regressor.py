@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin, clone
 
+from ..callbacks import reports
 from ..inputs import to_numpy
 from ..running import running
+from ..score import RegressorScore
 from .base import RidgeBase, alphas_of, as_columns
 from .loo import DIAGONAL_PROBES, of_targets
 
 
-class KernelRidge(MultiOutputMixin, RegressorMixin, RidgeBase):
+class KernelRidge(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase):
     """Kernel ridge regression: least squares on y with the penalty alpha times the squared norm of f.
 
     With K_ij = k(x_i, x_j) the prediction is f(x) = sum_i c_i k(x, x_i), where (K + alpha I) c = y. The
@@ -148,6 +150,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, RidgeBase):
         self.callback = callback
         self.memory_limit = memory_limit
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRidge:
         """Solve for the coefficients.
 
