@@ -22,16 +22,16 @@ from .kernels import (
     Sum,
     White,
 )
-from .ridge.classifier import KernelRidgeClassifier
-from .ridge.cv import KernelRidgeCV
-from .ridge.plan import RidgePlan
-from .ridge.regressor import KernelRidge
-from .saving import load, save
 from .neighbours.classifier import KNeighborsClassifier
 from .neighbours.kernel_density import KernelDensity
 from .neighbours.kmeans import KMeans
 from .neighbours.nearest import NearestNeighbors
 from .neighbours.regressor import KNeighborsRegressor
+from .ridge.classifier import KernelRidgeClassifier
+from .ridge.cv import KernelRidgeCV
+from .ridge.plan import RidgePlan
+from .ridge.regressor import KernelRidge
+from .saving import load, save
 from .spectral import KernelPCA, Nystroem, SpectralClustering
 
 __all__ = [
@@ -46,14 +46,14 @@ __all__ = [
     "KNeighborsRegressor",
     "Kernel",
     "KernelDensity",
+    "KernelPCA",
     "KernelRidge",
     "KernelRidgeCV",
     "KernelRidgeClassifier",
+    "KernelTestResult",
     "Linear",
     "Matern",
     "NearestNeighbors",
-    "KernelPCA",
-    "KernelTestResult",
     "Nystroem",
     "Periodic",
     "Polynomial",
@@ -65,9 +65,9 @@ __all__ = [
     "SpectralClustering",
     "Sum",
     "White",
-    "load",
-    "save",
     "hsic_test",
+    "load",
     "median_heuristic",
     "mmd_test",
+    "save",
 ]
