@@ -9,7 +9,7 @@ import torch
 
 from ..engine.autodiff import vjp
 from ..engine.entries import diagonal, entries
-from ..engine.expr import as_expr, variables
+from ..engine.expr import variables
 from ..engine.ops import concat
 from .bounds import numbers
 from .hyperparameters import Hyperparameters
@@ -107,6 +107,7 @@ def derivatives(hyperparameters: Hyperparameters, x: Tensor) -> Tensor:
     with torch.enable_grad():
         parts = hyperparameters.formula(theta).parts(*points(x.shape[-1]), arguments)
         jacobian = {2 + k: _jacobian(a, theta) for k, a in enumerate(arguments.values) if a.requires_grad}
+    one = arguments.add(1.0)  # carries the dtype where a derivative is a constant
     args, n = (x, x, *(a.detach() for a in arguments.values)), len(x)
     out = x.new_zeros(n, n, len(theta))
     for formula, values_of, target in (
@@ -115,7 +116,7 @@ def derivatives(hyperparameters: Hyperparameters, x: Tensor) -> Tensor:
     ):
         moving = [] if formula is None else [v for v in variables(formula) if v.attr[0] in jacobian]
         if formula is not None and moving:
-            gradients = [g for g in vjp(formula, as_expr(1.0), tuple(moving)) if g is not None]
+            gradients = [g for g in vjp(formula, one, tuple(moving)) if g is not None]
             values = values_of(concat(*gradients), args, sizes=(n, n))
             target += values @ torch.cat([jacobian[v.attr[0]] for v in moving])
     return out

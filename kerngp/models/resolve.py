@@ -171,9 +171,10 @@ def _of_string(string: KernelString, n_features: int, gamma: float | Sequence[fl
 
 def _gammas_used(string: KernelString, n_features: int) -> list[str]:
     """Names of the parameters gamma of the kernels of a string that look at theirs."""
+    _at_points(string, *points(n_features))  # columns that do not exist are noticed here
     arguments = Arguments(2, torch.empty(0))
     gammas = {f"gamma{k}": arguments.add(1.0) for k in range(len(string.atoms))}
-    formula = _at_points(string, *points(n_features), **gammas)  # columns that do not exist are noticed here
+    formula = _at_points(string, *points(n_features), **gammas)
     return [name for name, gamma in gammas.items() if gamma in variables(formula)]
 
 
