@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import kernels as sk
 
 from kerngp.engine.ops import dot, exp, sqdist
@@ -339,6 +341,25 @@ def test_one_kernel_for_each_class():
 
 
 # ---------------------------------------------------------------- all
+
+
+def warned(h):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        h.warn_at_bounds()
+    assert all(w.category is ConvergenceWarning for w in caught)
+    return [str(w.message) for w in caught]
+
+
+def test_warnings_at_bounds_are_scikit_learns():
+    theirs = hyperparameters(sk.RBF([0.1, 1.0, 2.0], (0.1, 2.0)), 3)
+    ours = hyperparameters(RBF([0.1, 1.0, 2.0], bounds=(0.1, 2.0)), 3)
+    texts = warned(theirs)
+    assert [t.replace("length_scale", "lengthscale") for t in texts] == warned(ours)
+    assert len(texts) == 2 and "dimension 2 of parameter length_scale" in texts[1]
+    assert warned(CompoundHyperparameters([theirs, ours])) == texts + warned(ours)
+    assert warned(hyperparameters(2.0 * RBF() + White(), 3)) == []
+    assert warned(hyperparameters("precomputed", 3)) == []
 
 
 @pytest.mark.parametrize("kernel", [2.0 * sk.RBF(ARD), 2.0 * RBF(ARD), "poly"], ids=repr)
