@@ -1,7 +1,8 @@
 """Objects as plain data: numbers, texts, lists and named arrays, from which they can be made again.
 
 Only classes of `kerngp.models` and `kerngp.solvers`, scikit-learn's kernels and a few of its helpers are
-known. Functions are not: making an object from plain data runs no code that the data bring along.
+known. Functions are not, but for those that write formulas: making an object from plain data runs no code
+that the data bring along.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+from scipy.spatial import KDTree
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
+from sklearn.neighbors import NearestNeighbors
 
 from ..engine.arrays import NUMPY, TORCH, Kind, is_array
 from ..engine.expr import Expr
@@ -27,6 +31,9 @@ from .inputs import to_numpy
 TAG = "$"  # a dictionary with this key stands for what JSON has no word for
 
 OURS = re.compile(r"kerngp\.(models|solvers)(\.[a-z_0-9]+)*")
+FORMULAS = re.compile(
+    r"kerngp\.(engine\.ops(\.[a-z]+)?|models\.neighbours\.metrics)"
+)  # their functions make formulas
 SKLEARN_KERNELS = "sklearn.gaussian_process.kernels"
 # what our estimators keep of scikit-learn's: public name of the class
 SKLEARN_HELPERS = (
@@ -136,6 +143,14 @@ def class_of(name: str) -> type:
         f"the file asks for {name!r}; only estimators and kernels of kerngp and kernels of scikit-learn are "
         "loaded. A newer version of kerngp may know it."
     )
+
+
+def _function_name(function: Any) -> str | None:
+    """The name of a function of ours that makes formulas; None for others."""
+    if not isinstance(function, FunctionType) or not FORMULAS.fullmatch(function.__module__):
+        return None
+    name = f"{function.__module__}.{function.__name__}"
+    return name if _imported(name) is function else None
 
 
 def _imported(name: str) -> Any:
@@ -248,6 +263,27 @@ def _read_enum(node: dict, arrays: Mapping[str, np.ndarray]) -> Enum:
     return cls[node["member"]]
 
 
+def _read_function(node: dict, arrays: Mapping[str, np.ndarray]) -> Any:
+    name = str(node["name"])
+    function = _imported(name) if FORMULAS.fullmatch(name.rpartition(".")[0]) else None
+    if function is None or _function_name(function) is None:
+        raise DataError(f"the file asks for the function {name!r}; only those that make formulas are known.")
+    return function
+
+
+def _write_tree(f: Flattener, tree: KDTree, path: str) -> dict[str, Any]:
+    return {"points": f.store(np.asarray(tree.data), path), "leafsize": int(tree.leafsize)}
+
+
+def _write_neighbours(f: Flattener, model: NearestNeighbors, path: str) -> dict[str, Any]:
+    params = f.plain(model.get_params(deep=False), path)
+    return {"params": params, "points": f.plain(model._fit_X, f"{path}.points")}  # pyright: ignore
+
+
+def _read_neighbours(node: dict, arrays: Mapping[str, np.ndarray]) -> NearestNeighbors:
+    return NearestNeighbors(**revive(node["params"], arrays)).fit(revive(node["points"], arrays))
+
+
 def _torch(name: str, kind: type) -> Any:
     value = getattr(torch, name, None)
     if not isinstance(value, kind):
@@ -316,6 +352,25 @@ _FORMS: tuple[tuple[str, Callable[[Any], bool], Write, Read], ...] = (
         lambda v: isinstance(v, torch.dtype),
         lambda f, v, path: {"name": str(v).removeprefix("torch.")},
         lambda n, arrays: _torch(n["name"], torch.dtype),
+    ),
+    (
+        "function",
+        lambda v: _function_name(v) is not None,
+        lambda f, v, path: {"name": _function_name(v)},
+        _read_function,
+    ),
+    # trees are planted again
+    (
+        "tree",
+        lambda v: type(v) is KDTree,
+        _write_tree,
+        lambda n, arrays: KDTree(arrays[n["points"]], n["leafsize"]),
+    ),
+    (
+        "neighbours",
+        lambda v: type(v) is NearestNeighbors and hasattr(v, "_fit_X"),
+        _write_neighbours,
+        _read_neighbours,
     ),
     ("random", lambda v: isinstance(v, np.random.RandomState), _write_random, _read_random),
     ("object", _is_known, _write_object, _read_object),

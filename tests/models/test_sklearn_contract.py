@@ -46,7 +46,7 @@ def close(found: dict[str, Any], expected: dict[str, Any], rtol: float = 1e-9) -
     assert found.keys() == expected.keys() and found
     for key in found:
         a, b = to_numpy(found[key]), to_numpy(expected[key])
-        assert a.shape == b.shape and a.dtype == b.dtype, key
+        assert a.shape == b.shape and (a.dtype == b.dtype or b.dtype.kind in "OU"), key
         if b.dtype.kind == "f":
             np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * (1e-300 + np.abs(b).max()), err_msg=key)
         else:
@@ -75,7 +75,7 @@ def test_pickle(estimator: Any):
     model = fitted(estimator)
     again = pickle.loads(pickle.dumps(model))
     X = data_for(estimator)[0]
-    close(answers(again, X), answers(model, X), rtol=1e-13) if answers(model, X) else None
+    close(answers(again, X), answers(model, X), rtol=1e-13)
     assert again.get_params().keys() == model.get_params().keys()
 
 
@@ -86,9 +86,7 @@ def test_clone(estimator: Any):
     assert str(again) == str(estimator)
     assert not [name for name in vars(again) if name.endswith("_") and not name.startswith("_")]
     X, y = data_for(estimator)
-    expected = answers(model, X)
-    if expected:
-        close(answers(again.fit(X, y), X), expected, rtol=1e-12)
+    close(answers(again.fit(X, y), X), answers(model, X), rtol=1e-12)
 
 
 @every(lambda e: get_tags(e).requires_fit)
@@ -127,7 +125,7 @@ def test_another_library_than_that_of_the_fit(estimator: Any):
     X, y = data_for(estimator)
     model = clone(estimator).fit(torch.from_numpy(X), y)
     found = answers(model, X)
-    assert all(isinstance(v, np.ndarray) for v in found.values())
+    assert all(isinstance(v, np.ndarray) for name, v in found.items() if name != "labels_")
     close(found, answers(fitted(estimator), X))
     with sklearn.config_context(array_api_dispatch=True):
         for method in ("predict", "transform", "score_samples"):
