@@ -11,19 +11,18 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.decomposition import KernelPCA as StoredKernelPCA
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import _check_psd_eigenvalues, check_is_fitted
 
 from ...engine.arrays import adopt
 from ...errors import OptionError
 from ...solvers import identity, solve
-from ...solvers.functions import eigsh
+from ...solvers.centred import Centred
 from ..inputs import check_same_origin, read_rows
 from ..pairwise import NON_NEGATIVE
 from ..running import Run, running
-from .centred import Centred
 from .gram import Gram, check_choice, check_count, check_number, gram
+from .leading import leading
 
 Tensor = torch.Tensor
 EIGEN_SOLVERS = ("auto", "dense", "arpack", "randomized", "krylov")
@@ -311,10 +310,11 @@ class KernelPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _matrix_free(self, kernel: Gram, x: Tensor, count: int, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         """The same by a block Krylov method."""
         A = Centred(kernel.operator(x))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        found = eigsh(A, count, tol=self.tol or None, max_iter=self.max_iter or 200, random_state=seed)
-        run.say(f"{found.products} passes, largest residual {float(found.residuals.max()):.1e}")
-        values = _check_psd_eigenvalues(found.values.cpu().numpy().astype(A.dtype), enable_warnings=False)
+        found = leading(self, A, count, self.tol or None, self.max_iter or 200, self.random_state, run)
+        # what is below the rounding of the matrix is 0
+        rounding = torch.finfo(x.dtype).eps * float(A.base.diag().abs().sum())
+        exact = torch.where(found.values.abs() <= rounding, 0.0, found.values).cpu().numpy()
+        values = _check_psd_eigenvalues(exact.astype(A.dtype), enable_warnings=False)
         vectors: Any = svd_flip(found.vectors.cpu().numpy(), None)[0]
         if self.remove_zero_eig or self.n_components is None:
             vectors, values = vectors[:, values > 0], values[values > 0]

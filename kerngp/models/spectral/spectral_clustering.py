@@ -19,17 +19,18 @@ from sklearn.utils.validation import validate_data
 
 from ...errors import OptionError
 from ...solvers import AddedDiagonal, LinearOperator
-from ...solvers.functions import eigsh
 from ..inputs import Origin, read_rows, to_numpy
 from ..pairwise import NON_NEGATIVE
 from ..running import Run, running
 from .gram import Gram, check_choice, check_count, check_number, gram
+from .leading import leading
 
 Tensor = torch.Tensor
 EIGEN_SOLVERS = (None, "arpack", "lobpcg", "amg", "krylov")
 LABELS = ("kmeans", "discretize", "cluster_qr")
 GRAPHS = ("nearest_neighbors", "precomputed", "precomputed_nearest_neighbors")
 UNCONNECTED = "Graph is not fully connected, spectral embedding may not work as expected."
+MOST_PASSES = 200
 TOLERANCE = 1e-6  # of eigenvectors: k-means sees no more
 
 
@@ -278,10 +279,7 @@ class SpectralClustering(ClusterMixin, BaseEstimator):
         count = self.n_clusters if self.n_components is None else self.n_components
         tol = None if self.eigen_tol == "auto" else self.eigen_tol
         if self.eigen_solver in (None, "krylov"):
-            seed = int(random.randint(2**31 - 1))
-            found = eigsh(S, count, tol=tol or TOLERANCE, random_state=seed)
-            run.say(f"{found.products} passes, largest residual {float(found.residuals.max()):.1e}")
-            return found.vectors
+            return leading(self, S, count, tol or TOLERANCE, MOST_PASSES, random, run).vectors
         if self.eigen_solver == "amg":
             raise OptionError(
                 f"eigen_solver='amg' needs a sparse graph; the affinity of {S.shape[0]:,} points is a dense "

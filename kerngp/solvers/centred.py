@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...solvers import LinearOperator
-from ...solvers.checks import require_square
-from ...solvers.operator import Remake
+from .checks import require_square
+from .operator import LinearOperator, Remake
 
 Tensor = torch.Tensor
 
