@@ -44,8 +44,11 @@ FOR_ANY_ROWS: list[Any] = [
     KMeans(n_clusters=3, n_init=2, random_state=0),
     KernelDensity(),
     Nystroem(n_components=10, random_state=0),
+    Nystroem(n_components=10, sampling="rpcholesky", random_state=0),
     KernelPCA(n_components=3, fit_inverse_transform=True),
+    KernelPCA(2, kernel="rbf", eigen_solver="krylov", fit_inverse_transform=True),
     SpectralClustering(n_clusters=3, random_state=0),
+    SpectralClustering(3, eigen_solver="krylov", random_state=0),
 ]
 
 # these are meant for the four columns of `data_for`, or differ from the above in what they keep
