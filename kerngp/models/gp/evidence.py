@@ -1,0 +1,71 @@
+"""The log marginal likelihood of a Gaussian process: what is known of it at one theta.
+
+    log p(Y | theta) = sum over columns y of Y of  -1/2 y' A^-1 y - 1/2 log det A - n/2 log 2 pi
+    its derivatives:   1/2 c' dA c - 1/2 trace(A^-1 dA),  c = A^-1 y
+
+with A = K(theta) + diag(alpha) (Rasmussen and Williams, 2006, eq. 2.30 and 5.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...solvers import Note
+from ..hyperparameters import Hyperparameters
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The log marginal likelihood at one theta.
+
+    Attributes
+    ----------
+    value : float
+        Summed over the columns of Y; -inf where the matrix is not positive definite.
+    gradient : ndarray of shape (p,) or None
+        By theta (logarithms of hyperparameters); zeros where the value is -inf.
+    dual : Tensor of shape (n, t), float64, or None
+        A^-1 Y; None where the value is -inf.
+    rows : int
+        Rows of the data that it was computed from.
+    standard_error : float
+        Of the value; 0 if it was computed by factorisation.
+    gradient_error : ndarray of shape (p,) or None
+        Standard errors of the gradient; None if it was computed by factorisation.
+    residual : float
+        The largest of |y - A c| / |y|.
+    products : int
+        Passes over the whole matrix, 0 for a factorisation.
+    notes : tuple of Note
+        What a user should know of how it was computed.
+    """
+
+    value: float
+    gradient: np.ndarray | None
+    dual: Tensor | None
+    rows: int
+    standard_error: float = 0.0
+    gradient_error: np.ndarray | None = None
+    residual: float = 0.0
+    products: int = 0
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no value."""
+        return not np.isfinite(self.value)
+
+
+Objective = Callable[[Hyperparameters, bool], Evidence]
+"""The evidence of hyperparameters, with its gradient if the second argument is True."""
+
+
+def no_evidence(h: Hyperparameters, rows: int, *notes: Note, products: int = 0) -> Evidence:
+    """That of a matrix which is not positive definite: -inf, as an optimiser wants it."""
+    return Evidence(-np.inf, np.zeros(len(h.theta)), None, rows, products=products, notes=notes)
