@@ -132,8 +132,8 @@ def make_gp_plan(
         if least > memory_limit and rows > DENSE_ROWS:
             raise OptionError(
                 f"{rows:,} rows need {bytes_text(least)} for two dense matrices, more than the limit of "
-                f"{bytes_text(memory_limit)}. Use a kernel with a formula, fewer rows, or raise the limit with "
-                "memory_limit=."
+                f"{bytes_text(memory_limit)}. Use a kernel with a formula, fewer rows, or a larger "
+                "memory_limit."
             )
         steps = DENSE_STEPS if hyperparameters else 1
         pairs = steps * rows**2 * (1 + hyperparameters)

@@ -174,7 +174,9 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
         spread = samples.std(-1) / Z.shape[-1] ** 0.5 if samples.shape[-1] > 1 else torch.zeros(())
         value = (samples.mean(-1) + offset).abs().clamp_min(1.0)
         good = gaps.mean(-1) <= torch.maximum(0.1 * spread.to(value), limits.tol * value)
-        return bool(good.all()) and (not limits.gradient or _residual(krylov, theta, Y) <= limits.tol)
+        if not bool(good.all()):
+            return False
+        return not limits.gradient or float(krylov.residuals((theta, Y)).max()) <= limits.tol
 
     samples, gaps, solved, lowest, converged, products = [], [], [], float("inf"), True, 0
     for krylov in in_groups(B, Z, limits.steps, enough):
@@ -206,12 +208,6 @@ def log_quadrature(krylov: Krylov, theta: Tensor, Y: Tensor, floor: float | None
     theta, Y = torch.linalg.eigh(longer)
     below = (Y[..., 0, :].square() * theta.clamp_min(torch.finfo(theta.dtype).tiny).log()).sum(-1) * size
     return 0.5 * (above + below), 0.5 * (above - below).abs() + rounding
-
-
-def _residual(krylov: Krylov, theta: Tensor, Y: Tensor) -> float:
-    """The largest relative residual of B^-1 v ~ |v| Q T^-1 e_1."""
-    last = (Y[..., -1, :] * Y[..., 0, :] / theta).sum(-1)
-    return float((krylov.beta[..., -1] * last).abs().max())
 
 
 # ---------------------------------------------------------------- its gradient
