@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .gp.regressor import GaussianProcessRegressor
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
 from .kernels import (
@@ -26,6 +27,7 @@ __all__ = [
     "Cauchy",
     "Constant",
     "FormulaKernel",
+    "GaussianProcessRegressor",
     "Kernel",
     "KernelRidge",
     "Linear",

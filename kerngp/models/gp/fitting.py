@@ -152,3 +152,90 @@ def check_alpha(alpha: Any, n: int) -> np.ndarray:
     if not np.all(np.isfinite(a)) or np.any(a < 0):
         raise OptionError(f"alpha={alpha!r}; expected finite numbers >= 0.")
     return a
+
+
+def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Search) -> Fitted:
+    """Learn hyperparameters if that is asked for, and solve for the weights.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError, SolveError
+        If the matrix is not positive definite.
+    """
+    objective = data.objective(plan.dense, search)
+    history: tuple = ()
+    if search.optimizer is not None and len(h.theta):
+        h, evidence, history = _learn(h, objective, search)
+    else:
+        evidence = objective(h, False)
+    if plan.dense:
+        return Fitted(h, _exact(h, data), evidence, history)
+    assert isinstance(objective, MatrixFreeEvidence)
+    alpha, Y = (torch.as_tensor(v, device=data.X.device) for v in (data.alpha, data.Y))
+    posterior, solution = IterativePosterior.fit(
+        h,
+        data.X,
+        Y,
+        alpha,
+        tol=search.tol,
+        max_iter=search.max_iter,
+        seed=search.seed,
+        x0=evidence.dual,
+        prepared=objective.factor,
+        callback=search.callback,
+    )
+    _warn_little_noise(posterior)
+    return Fitted(h, posterior, evidence, history, solution)
+
+
+def _exact(h: Hyperparameters, data: TrainingData) -> ExactPosterior:
+    try:
+        return ExactPosterior.fit(h, to_numpy(data.X), data.Y, data.alpha)
+    except np.linalg.LinAlgError as error:
+        error.args = (
+            f"The kernel, {h.kernel}, is not returning a positive definite matrix. Try gradually increasing "
+            "the 'alpha' parameter of your GaussianProcessRegressor estimator.",
+            *error.args,
+        )
+        raise
+
+
+def _warn_little_noise(posterior: IterativePosterior) -> None:
+    size = float(posterior.A.diag().double().mean())
+    if float(posterior.noise.min()) < LITTLE_NOISE * size:
+        warnings.warn(
+            f"The noise of the targets is {float(posterior.noise.min()):.1e}, below {LITTLE_NOISE} of their "
+            f"variance {size:.1e}: with so many rows solves are slow and inaccurate. Set alpha to the variance "
+            "of the noise in y, or add WhiteKernel() to the kernel, which learns it.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def _learn(h: Hyperparameters, objective: Objective, search: Search) -> tuple[Hyperparameters, Evidence, tuple]:
+    import scipy.optimize
+    from sklearn.utils.optimize import _check_optimize_result
+
+    def f(theta, eval_gradient=True):
+        e = objective(h.at(theta), eval_gradient)
+        return (-e.value, -e.gradient) if eval_gradient else -e.value
+
+    def once(theta):
+        if callable(search.optimizer):
+            return search.optimizer(f, theta, bounds=h.bounds)
+        r = scipy.optimize.minimize(f, theta, method="L-BFGS-B", jac=True, bounds=h.bounds)
+        _check_optimize_result("lbfgs", r)
+        return r.x, r.fun
+
+    from sklearn.utils import check_random_state
+    rng = check_random_state(search.random_state)
+    optima = [once(h.theta)]
+    if search.n_restarts > 0:
+        if not np.isfinite(h.bounds).all():
+            raise ValueError("Multiple optimizer restarts (n_restarts_optimizer>0) requires that all bounds are finite.")
+        for _ in range(search.n_restarts):
+            optima.append(once(rng.uniform(h.bounds[:, 0], h.bounds[:, 1])))
+    best = min(optima, key=lambda o: o[1])
+    h = h.at(best[0])
+    h.kernel._check_bounds_params()
+    return h, Evidence(-best[1], None, None, 0), ()
