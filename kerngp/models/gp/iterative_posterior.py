@@ -228,7 +228,7 @@ class IterativePosterior(Posterior):
     def random_variance(self) -> RandomVariance:
         """What variances of many points share; made when it is first needed."""
         return RandomVariance.prepare(
-            self.A, self.preconditioner, lambda B: self.solve(B, SAMPLE_TOL).x, SAMPLE_TOL, self.seed
+            self.A, self.preconditioner, lambda B: self.solve(B, SAMPLE_TOL), SAMPLE_TOL, self.seed
         )
 
     # ------------------------------------------------------------ solves for variances

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from ...options import current
 from ...solvers.functions import sample
 from ..kernel_base import Kernel
 from ..kernel_matrix import kernel_matrix, white_noise
@@ -20,7 +21,8 @@ Tensor = torch.Tensor
 
 # Of the prior's root, relative: below the spread of any number of samples that one can look at.
 PRIOR_TOL = 1e-3
-COLUMNS = 32
+# Vectors of the length of all points that a column takes on its way.
+VECTORS = 8
 
 
 def pathwise(
@@ -57,8 +59,9 @@ def pathwise(
     cross = kernel_matrix(kernel, Z, X)
     generator = torch.Generator().manual_seed(seed)
     out = []
-    for start in range(0, count, COLUMNS):
-        columns = min(COLUMNS, count - start)
+    step = max(16, current().memory_limit // (8 * VECTORS * (n + m)))
+    for start in range(0, count, step):
+        columns = min(step, count - start)
         f = sample(prior, columns, tol=PRIOR_TOL, random_state=seed + 1 + start).value
         e = alpha.sqrt().reshape(-1, 1) * _normal((n, columns), generator, X.device)
         e = e + _white(kernel, X, columns, generator)

@@ -3,7 +3,7 @@
 For a basis W with W' A W = I the part k'W W'k of k' A^-1 k is known exactly. What is left is the square
 length r' A^-1 r of r = k - A W W'k, and with vectors u ~ N(0, A^-1), which are solves A u = g for g ~ N(0, A),
 
-    r' A^-1 r = expectation of (r'u)^2,     r'u = k'u - (W'k)'(W'g)
+    r' A^-1 r = expectation of (r'u)^2,     r'u = k'u - (W'k)'(W'A u)
 
 So the estimate is unbiased, its error is sqrt(2 / s) of the part that W has missed, and all points together
 cost one pass with the columns of W and u. W spans the range of a randomly pivoted Cholesky factor.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from ...options import current
-from ...solvers import LinearOperator, RPCholesky
+from ...solvers import LinearOperator, RPCholesky, Solution
 from ...solvers.functions import sample
 from ...solvers.preconditioners.low_rank import LowRankInverse
 
@@ -39,19 +39,22 @@ class RandomVariance:
     vectors : Tensor of shape (n, s), float64
         u.
     seen : Tensor of shape (r, s)
-        W'g.
+        W'A u.
+    truncation : float
+        Relative error of u, as samples and solves report it.
     """
 
     basis: Tensor
     vectors: Tensor
     seen: Tensor
+    truncation: float
 
     @classmethod
     def prepare(
         cls,
         A: LinearOperator,
         preconditioner: LinearOperator | None,
-        weigh: Callable[[Tensor], Tensor],
+        weigh: Callable[[Tensor], Solution],
         tol: float,
         seed: int,
     ) -> RandomVariance:
@@ -77,8 +80,11 @@ class RandomVariance:
         Q = torch.linalg.qr(low_rank.low_rank.factor.double().T).Q
         L = torch.linalg.cholesky(Q.T @ A.matmul(Q, exact=True))
         W = torch.linalg.solve_triangular(L, Q.T, upper=False).T
-        g = sample(A, VECTORS, preconditioner=preconditioner or low_rank, tol=tol, random_state=seed).value
-        return cls(W, weigh(g), W.T @ g)
+        g = sample(A, VECTORS, preconditioner=preconditioner or low_rank, tol=tol, random_state=seed)
+        solved = weigh(g.value)
+        known = solved.report.certificate
+        error = float(g.error.max()) + (0.0 if known is None else float(known.error.max()) / n**0.5)
+        return cls(W, solved.x, W.T @ A.matmul(solved.x, exact=True), error)
 
     @property
     def description(self) -> str:
@@ -92,4 +98,6 @@ class RandomVariance:
         products = K.matmul(both.to(K.torch_dtype)).double()
         inside = products[:, :r]
         rest = (products[:, r:] - inside @ self.seen).square().mean(-1)
-        return inside.square().sum(-1) + rest, rest * (2.0 / s) ** 0.5
+        known = inside.square().sum(-1)
+        relative = (2.0 / s + (2.0 * self.truncation) ** 2) ** 0.5
+        return known + rest, relative * rest + 10 * torch.finfo(K.torch_dtype).eps * known

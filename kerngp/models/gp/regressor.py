@@ -17,7 +17,7 @@ from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ...engine.arrays import adopt, kind_of
+from ...engine.arrays import adopt
 from ...errors import OptionError, ShapeError
 from ...options import current
 from ..hyperparameters import Hyperparameters
@@ -168,6 +168,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.input_tags.sparse = True  # made dense within the memory limit
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
@@ -317,9 +318,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         check_quantiles(quantiles)
         found = self.predict_distribution(X)
-        origin = Origin(kind_of(found.mean), getattr(found.mean, "device", torch.device("cpu")))
         mean, std = adopt("mean", found.mean), adopt("std", found.std)
-        return origin.give(normal_quantiles(mean, std, quantiles))
+        return Origin.of(found.mean).give(normal_quantiles(mean, std, quantiles))
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Any:
         """Draws of the process at new points; before a fit, of the prior.
@@ -340,7 +340,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         rng = check_random_state(random_state)
         with running(self, "sample_y"):
-            Z, origin = self._points(X)
+            Z, origin = self._points(X, "sample_y")
             process, scale = self._process(Z)
             if len(Z) <= process.joint_points:
                 mean, covariance = process.joint(Z)
@@ -385,7 +385,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.kernel_ = self.kernel_ if clone_kernel else h.kernel
         with running(self, "log_marginal_likelihood"):
             found = self._data().objective("L_" in vars(self), self._search())(h, eval_gradient)
-        return (found.value, found.gradient) if eval_gradient else found.value
+        value = np.float64(found.value)
+        return (value, found.gradient) if eval_gradient else value
 
     def loo_predict(self) -> LeaveOneOut:
         """Leave-one-out predictions of the training targets, in closed form.
@@ -449,10 +450,10 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             rows, origin = np.copy(rows) if self.copy_X_train else rows, Origin()
         return rows, np.array(y, dtype=np.float64, copy=self.copy_X_train or None), origin
 
-    def _points(self, X: Any) -> tuple[Any, Origin]:
+    def _points(self, X: Any, method: str = "predict") -> tuple[Any, Origin]:
         """Points to predict at, and where results belong."""
         if getattr(self.kernel, "requires_vector_input", True):
-            return read_rows(self, X, reset=False, device=self.device)
+            return read_rows(self, X, reset=False, method=method, device=self.device)
         return validate_data(self, X, ensure_2d=False, dtype=None, reset=False), Origin()
 
     def _keep(self, rows: Any, y: np.ndarray, fitted: Fitted) -> None:
@@ -465,7 +466,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         vars(self).pop("L_", None)
         if fitted.factor is not None:
             self.L_ = origin.give(fitted.factor)
-        self.log_marginal_likelihood_value_ = fitted.evidence.value
+        self.log_marginal_likelihood_value_ = np.float64(fitted.evidence.value)
         self.log_marginal_likelihood_error_ = fitted.evidence.standard_error
         self.learning_history_ = fitted.history
         self.n_iter_ = max(1, len(fitted.history))
@@ -490,7 +491,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X = self.X_train_
         if isinstance(X, np.ndarray) and X.dtype.kind != "f":  # structured data
             return TrainingData.of(X, to_numpy(self.y_train_), self.alpha)
-        return TrainingData.of(adopt("X_train_", X, device=compute_device(self.device, X)), to_numpy(self.y_train_), self.alpha)
+        rows = adopt("X_train_", X, device=compute_device(self.device, X))
+        return TrainingData.of(rows, to_numpy(self.y_train_), self.alpha)
 
     def _search(self) -> Search:
         """What the constructor says of learning and solving."""
