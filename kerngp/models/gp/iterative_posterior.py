@@ -32,11 +32,11 @@ from .random_variance import RandomVariance
 Tensor = torch.Tensor
 
 # Points up to which each has a solve of its own; more share what `RandomVariance` prepares once.
-SOLVED_POINTS = 128
+SOLVED_POINTS = 64
 # Columns of a solve for variances.
 COLUMNS = 64
 # Relative residuals tried one after the other until the variances are good to VARIANCE_TOL of themselves.
-RESIDUALS = (1e-3, 1e-6, 1e-9)
+RESIDUALS = (1e-2, 1e-4, 1e-7)
 VARIANCE_TOL = 1e-3
 # Of the random vectors that samples and random variances are made of: far below their own spread.
 SAMPLE_TOL = 1e-3

@@ -325,7 +325,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Draws of the process at new points; before a fit, of the prior.
 
         Few points are drawn from their covariance as in scikit-learn (4,000 where the matrix was
-        factorised, otherwise 128), more of them pathwise, by Matheron's rule.
+        factorised, otherwise 64), more of them pathwise, by Matheron's rule.
 
         Parameters
         ----------
@@ -567,7 +567,7 @@ def _not_negative(found: Marginals) -> Tensor:
     if rough > ROUGH:
         warnings.warn(
             f"Standard deviations by {found.how} are known to {100 * rough:.0f} % (median of their standard "
-            "errors, see predict_distribution). Fewer points at once have a solve each: predict at most 128.",
+            "errors, see predict_distribution). Fewer points at once have a solve each: predict at most 64.",
             ConvergenceWarning,
             stacklevel=4,
         )
