@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from .active_dims import ActiveDims
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
     Constant,
+    ExpSineSquared,
     FormulaKernel,
     Linear,
     Matern,
     Periodic,
     Polynomial,
+    Power,
     Product,
     RationalQuadratic,
     Scale,
@@ -23,8 +26,10 @@ from .ridge_plan import RidgePlan
 
 __all__ = [
     "RBF",
+    "ActiveDims",
     "Cauchy",
     "Constant",
+    "ExpSineSquared",
     "FormulaKernel",
     "Kernel",
     "KernelRidge",
@@ -32,6 +37,7 @@ __all__ = [
     "Matern",
     "Periodic",
     "Polynomial",
+    "Power",
     "Product",
     "RationalQuadratic",
     "RidgePlan",

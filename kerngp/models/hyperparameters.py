@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import ShapeError
 from .kernel_base import Kernel
 
 Tensor = torch.Tensor
@@ -47,7 +48,13 @@ class Hyperparameters(ABC):
 
     @abstractmethod
     def at(self, theta: np.ndarray) -> Hyperparameters:
-        """The same kernel at another theta."""
+        """The same kernel at another theta.
+
+        Raises
+        ------
+        ShapeError
+            If theta has not p numbers.
+        """
 
     @abstractmethod
     def formula(self, theta: Tensor | None = None) -> Kernel:
@@ -57,7 +64,7 @@ class Hyperparameters(ABC):
         ----------
         theta : Tensor of shape (p,), optional
             Default ``self.theta``. Hyperparameters are differentiable functions of it, in its dtype, on its
-            device.
+            device. A kernel need not depend on all of it: ask autograd with ``allow_unused=True``.
 
         Raises
         ------
@@ -76,6 +83,10 @@ class Hyperparameters(ABC):
         """
 
     @abstractmethod
+    def diag(self, X: np.ndarray) -> np.ndarray:
+        """The diagonal of k(X, X) in float64, with white noise."""
+
+    @abstractmethod
     def gradient(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """k(X, X) and its derivatives by theta, shapes (n, n) and (n, n, p). For few rows.
 
@@ -84,3 +95,13 @@ class Hyperparameters(ABC):
         ShapeError
             If they exceed the memory limit.
         """
+
+    def check_theta(self, theta: np.ndarray) -> np.ndarray:
+        """theta as float64, if it has as many numbers as there are hyperparameters."""
+        out = np.asarray(theta, dtype=np.float64)
+        if out.shape != self.theta.shape:
+            raise ShapeError(
+                f"theta has shape {out.shape}; expected {self.theta.shape}, one logarithm for each of "
+                f"{', '.join(self.names) or 'no hyperparameters'}."
+            )
+        return out
