@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .active_dims import ActiveDims
 from .gp.regressor import GaussianProcessRegressor
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
@@ -9,11 +10,13 @@ from .kernels import (
     RBF,
     Cauchy,
     Constant,
+    ExpSineSquared,
     FormulaKernel,
     Linear,
     Matern,
     Periodic,
     Polynomial,
+    Power,
     Product,
     RationalQuadratic,
     Scale,
@@ -24,8 +27,10 @@ from .ridge_plan import RidgePlan
 
 __all__ = [
     "RBF",
+    "ActiveDims",
     "Cauchy",
     "Constant",
+    "ExpSineSquared",
     "FormulaKernel",
     "GaussianProcessRegressor",
     "Kernel",
@@ -34,6 +39,7 @@ __all__ = [
     "Matern",
     "Periodic",
     "Polynomial",
+    "Power",
     "Product",
     "RationalQuadratic",
     "RidgePlan",
