@@ -1,7 +1,7 @@
 """The posterior by a stored Cholesky factor: for few rows, and for kernels without a formula.
 
-    A = k(X, X) + diag(alpha) = L L',   c = A^-1 Y                  (Rasmussen and Williams, alg. 2.1)
-    mean = k(Z, X) c,   V = L^-1 k(X, Z),   covariance = k(Z, Z) - V' V
+A = k(X, X) + diag(alpha) = L L',   c = A^-1 Y                  (Rasmussen and Williams, alg. 2.1)
+mean = k(Z, X) c,   V = L^-1 k(X, Z),   covariance = k(Z, Z) - V' V
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 
 from ...errors import OptionError
 from ...solvers import Solution
@@ -19,6 +20,7 @@ from .dense import dense_evidence
 from .evidence import Evidence, Objective
 from .exact_posterior import ExactPosterior
 from .iterative_posterior import IterativePosterior
+from .learn import Step, learn
 from .matrix_free import MatrixFreeEvidence
 from .plan import GPPlan
 
@@ -100,8 +102,8 @@ class Fitted:
     posterior : ExactPosterior or IterativePosterior
     evidence : Evidence
         At h.
-    history : tuple
-        The steps of learning.
+    history : tuple of Step
+        Of learning.
     solution : Solution or None
         Of the final solve, where it iterated.
     """
@@ -109,7 +111,7 @@ class Fitted:
     h: Hyperparameters
     posterior: ExactPosterior | IterativePosterior
     evidence: Evidence
-    history: tuple = ()
+    history: tuple[Step, ...] = ()
     solution: Solution | None = None
 
     @property
@@ -163,9 +165,22 @@ def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Se
         If the matrix is not positive definite.
     """
     objective = data.objective(plan.dense, search)
-    history: tuple = ()
+    history: tuple[Step, ...] = ()
     if search.optimizer is not None and len(h.theta):
-        h, evidence, history = _learn(h, objective, search)
+        found = learn(
+            h,
+            data.X,
+            data.Y,
+            data.alpha,
+            plan,
+            objective=objective,
+            optimizer=search.optimizer,
+            n_restarts=search.n_restarts,
+            random_state=search.random_state,
+            callback=search.callback,
+        )
+        h, evidence, history = found.h, found.evidence, found.history
+        check_bounds(h)
     else:
         evidence = objective(h, False)
     if plan.dense:
@@ -188,6 +203,23 @@ def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Se
     return Fitted(h, posterior, evidence, history, solution)
 
 
+def check_bounds(h: Hyperparameters) -> None:
+    """Warn of hyperparameters that were learned to be at the end of their bounds, as scikit-learn does."""
+    if isinstance(h.kernel, SklearnKernel):
+        return h.kernel._check_bounds_params()
+    for name, value, ends in zip(h.names, h.theta, h.bounds, strict=True):
+        name, _, dimension = name.removesuffix("]").partition("[")
+        for end, which, change in zip(ends, ("lower", "upper"), ("Decreasing", "Increasing"), strict=True):
+            if np.isclose(end, value):
+                warnings.warn(
+                    f"The optimal value found for dimension {dimension or 0} of parameter {name} is close to "
+                    f"the specified {which} bound {np.exp(end):.6g}. {change} the bound and calling fit "
+                    "again may find a better value.",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+
+
 def _exact(h: Hyperparameters, data: TrainingData) -> ExactPosterior:
     try:
         return ExactPosterior.fit(h, to_numpy(data.X), data.Y, data.alpha)
@@ -205,37 +237,8 @@ def _warn_little_noise(posterior: IterativePosterior) -> None:
     if float(posterior.noise.min()) < LITTLE_NOISE * size:
         warnings.warn(
             f"The noise of the targets is {float(posterior.noise.min()):.1e}, below {LITTLE_NOISE} of their "
-            f"variance {size:.1e}: with so many rows solves are slow and inaccurate. Set alpha to the variance "
-            "of the noise in y, or add WhiteKernel() to the kernel, which learns it.",
+            f"variance {size:.1e}: with so many rows solves are slow and inaccurate. Set alpha to the "
+            "variance of the noise in y, or add WhiteKernel() to the kernel, which learns it.",
             ConvergenceWarning,
             stacklevel=4,
         )
-
-
-def _learn(h: Hyperparameters, objective: Objective, search: Search) -> tuple[Hyperparameters, Evidence, tuple]:
-    import scipy.optimize
-    from sklearn.utils.optimize import _check_optimize_result
-
-    def f(theta, eval_gradient=True):
-        e = objective(h.at(theta), eval_gradient)
-        return (-e.value, -e.gradient) if eval_gradient else -e.value
-
-    def once(theta):
-        if callable(search.optimizer):
-            return search.optimizer(f, theta, bounds=h.bounds)
-        r = scipy.optimize.minimize(f, theta, method="L-BFGS-B", jac=True, bounds=h.bounds)
-        _check_optimize_result("lbfgs", r)
-        return r.x, r.fun
-
-    from sklearn.utils import check_random_state
-    rng = check_random_state(search.random_state)
-    optima = [once(h.theta)]
-    if search.n_restarts > 0:
-        if not np.isfinite(h.bounds).all():
-            raise ValueError("Multiple optimizer restarts (n_restarts_optimizer>0) requires that all bounds are finite.")
-        for _ in range(search.n_restarts):
-            optima.append(once(rng.uniform(h.bounds[:, 0], h.bounds[:, 1])))
-    best = min(optima, key=lambda o: o[1])
-    h = h.at(best[0])
-    h.kernel._check_bounds_params()
-    return h, Evidence(-best[1], None, None, 0), ()

@@ -17,7 +17,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ...errors import SolveError
-from ...solvers import CG, Diagonal, LinearOperator, Solution, Status, identity, solve
+from ...solvers import CG, Diagonal, KernelOperator, LinearOperator, Solution, Status, identity, solve
 from ...solvers.auto import choose
 from ...solvers.functions import diagonal_inverse
 from ...solvers.functions.estimate import Estimate
@@ -151,9 +151,11 @@ class IterativePosterior(Posterior):
         white = white_noise(self.kernel, self.X)
         return self.alpha if white is None else self.alpha + white.double()
 
-    def cross(self, Z: Tensor) -> LinearOperator:
+    def cross(self, Z: Tensor) -> KernelOperator:
         """k(Z, X), without white noise."""
-        return kernel_matrix(self.kernel, Z.to(self.X.device, self.X.dtype), self.X)
+        K = kernel_matrix(self.kernel, Z.to(self.X.device, self.X.dtype), self.X)
+        assert isinstance(K, KernelOperator)  # two sets of points have no noise around it
+        return K
 
     def solve(self, B: Tensor, tol: float, x0: Tensor | None = None, callback: Any = None) -> Solution:
         """A x = B by conjugate gradients; the status is for the caller to judge."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from ...options import current
 from ...solvers.functions.estimate import Estimate
 from ..hyperparameters import Hyperparameters
 from ..inputs import bytes_text, to_numpy
-from ..kernel_matrix import kernel_matrix
 
 Tensor = torch.Tensor
 
@@ -87,7 +86,6 @@ class Prior:
 
     h: Hyperparameters
     targets: int
-    joint_points: ClassVar[int] = 1 << 62  # there is no other way
 
     def mean(self, Z: Any) -> Tensor:
         """Zeros of shape (m, t)."""
@@ -106,12 +104,7 @@ class Prior:
 
 def prior_variance(h: Hyperparameters, Z: Any) -> Tensor:
     """k(z, z) with the kernel's white noise, shape (m,), float64 on the CPU."""
-    if hasattr(h.kernel, "diag"):  # of scikit-learn: its own answer, also for structured data
-        return torch.from_numpy(np.array(h.kernel.diag(to_numpy(Z)), dtype=np.float64))
-    if h.has_formula:
-        return kernel_matrix(h.formula(), Z).diag().double().cpu()
-    rows = range(len(Z))
-    return torch.tensor([float(h.matrix(to_numpy(Z[i : i + 1]))[0, 0]) for i in rows], dtype=torch.float64)
+    return torch.from_numpy(np.array(h.diag(to_numpy(Z)), dtype=np.float64))
 
 
 def prior_covariance(h: Hyperparameters, Z: Any) -> Tensor:

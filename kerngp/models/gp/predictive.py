@@ -48,7 +48,9 @@ def check_quantiles(quantiles: Sequence[float]) -> np.ndarray:
     except (TypeError, ValueError):
         q = np.array([np.nan])
     if q.ndim != 1 or not np.all((q > 0) & (q < 1)):
-        raise OptionError(f"quantiles={quantiles!r}; expected numbers between 0 and 1, such as (0.025, 0.975).")
+        raise OptionError(
+            f"quantiles={quantiles!r}; expected numbers between 0 and 1, such as (0.025, 0.975)."
+        )
     return q
 
 

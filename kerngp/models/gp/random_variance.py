@@ -6,15 +6,15 @@ vectors of its nearest rows J, made orthogonal to W: E = e_J - W (A W)_J'. With 
 
     |W'k|^2 + r_J' S^-1 r_J,     S = E' A E = A_JJ - (A W)_J (A W)_J'
 
-is the most that any x in the span of both can explain, so variances from it are never too small (Vecchia
-approximations about inducing points do the same; Zhu, Xu, Cockayne and others, 2023). What is left is the square
-length q' A^-1 q of q = r - A E S^-1 r_J. With vectors u ~ N(0, A^-1), which are solves A u = g for g ~ N(0, A),
+is the most that any x in the span of both can explain, so variances from it are never too small. (Sang and
+Huang, 2012, add local to common terms likewise.) What is left is the square length q' A^-1 q of
+q = r - A E S^-1 r_J. With vectors u ~ N(0, A^-1), which are solves A u = g for g ~ N(0, A),
 
     q' A^-1 q = expectation of (q'u)^2,     q'u = k'u - (W'k)' W'Au - r_J' S^-1 ((Au)_J - (A W)_J W'Au)
 
-(Papandreou and Yuille, 2011). So the estimate is unbiased, and its error is sqrt(2 / s) of what both subspaces
-have missed. All points together cost one pass with the columns of W and u, one for their nearest rows,
-and small factorisations.
+(Papandreou and Yuille, 2011). So the estimate is unbiased, and its error is sqrt(2 / s) of what both
+subspaces have missed. All points together cost one pass with the columns of W and u, one for their nearest
+rows, and small factorisations.
 """
 
 from __future__ import annotations

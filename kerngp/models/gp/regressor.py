@@ -22,6 +22,7 @@ from ...errors import OptionError, ShapeError
 from ...options import current
 from ..hyperparameters import Hyperparameters
 from ..inputs import Origin, compute_device, read, read_rows, to_numpy
+from ..matrix_kernel import MatrixKernel
 from ..resolve import hyperparameters
 from ..running import running
 from .fitting import Fitted, Search, TrainingData, fit_process
@@ -84,7 +85,9 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     memory_limit : int, optional
         Bytes that temporaries may take; default that of `kerngp.options`.
     callback : callable, optional
-        Called with a `kerngp.solvers.Progress` in every iteration of the final solve; True stops it.
+        Called with a `kerngp.models.gp.learn.Step` after each evaluation of the marginal likelihood, and for
+        many rows with a `kerngp.solvers.Progress` in every iteration of the final solve; returning True ends
+        either with the best so far.
 
     Attributes
     ----------
@@ -101,8 +104,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Of ``kernel_.theta``, summed over targets.
     log_marginal_likelihood_error_ : float
         Its standard error; 0 for few rows.
-    learning_history_ : tuple
-        What was evaluated on the way: rows, theta, value, seconds of each step.
+    learning_history_ : tuple of Step
+        Every evaluation of the marginal likelihood: rows, theta, value, standard error, seconds.
     n_iter_ : int
         Evaluations of the marginal likelihood, at least 1.
     plan_ : GPPlan
@@ -172,15 +175,15 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[arg-type]
         state.pop("_posterior", None)  # made again from the fitted attributes
         return state
 
     def __getattr__(self, name: str) -> Any:
         if name == "L_" and "alpha_" in self.__dict__:
             raise AttributeError(
-                f"L_ does not exist: {len(self.X_train_):,} rows were fitted without storing a matrix of that "
-                "size. predict, sample_y and loo_predict do without; solver='dense' stores it."
+                f"L_ does not exist: {len(self.X_train_):,} rows were fitted without a matrix of that size. "
+                "predict, sample_y and loo_predict do without; solver='dense' stores it."
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -294,7 +297,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             least = torch.maximum(variance, found.error).clamp_min(torch.finfo(torch.float64).tiny)
             error = found.error / (2 * least.sqrt())
             parts = (scale.location(found.mean), scale.deviation(variance), scale.deviation(error.square()))
-            return PredictiveDistribution(*(_give(origin, Z, v) for v in parts), found.how)
+            mean, std, std_error = (_give(origin, Z, v) for v in parts)
+            return PredictiveDistribution(mean, std, std_error, found.how)
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.025, 0.975)) -> Any:
         """Quantiles of the predictive distribution; the default are the ends of a 95 % interval.
@@ -342,7 +346,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         with running(self, "sample_y"):
             Z, origin = self._points(X, "sample_y")
             process, scale = self._process(Z)
-            if len(Z) <= process.joint_points:
+            if isinstance(process, Prior) or len(Z) <= process.joint_points:
                 mean, covariance = process.joint(Z)
                 return _give(origin, Z, scale.draw(mean, covariance, n_samples, rng))
             mean, seed = process.mean(Z), int(rng.randint(2**31 - 1))
@@ -400,7 +404,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self, "X_train_")
         with running(self, "loo_predict"):
-            posterior, scale = self._process(self.X_train_)
+            posterior, scale = self._fitted()
             data = self._data()
             weights = torch.from_numpy(_matrix(self.alpha_))
             found = leave_one_out(torch.from_numpy(data.Y), weights, posterior.inverse_diagonal(), scale)
@@ -459,7 +463,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _keep(self, rows: Any, y: np.ndarray, fitted: Fitted) -> None:
         """The fitted attributes."""
         origin = self._origin
-        self.kernel_ = fitted.h.kernel
+        # what is known by its matrix alone has no hyperparameters: it stays as it was given
+        self.kernel_ = self.kernel if isinstance(fitted.h.kernel, MatrixKernel) else fitted.h.kernel
         self.X_train_ = origin.give(rows) if isinstance(rows, Tensor) else rows
         self.y_train_ = origin.give(torch.from_numpy(y))
         self.alpha_ = origin.give(fitted.weights.reshape(y.shape))
@@ -480,6 +485,10 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             h = hyperparameters(fixed if self.kernel is None else self.kernel, _columns(Z))
             targets = 1 if self.n_targets is None else self.n_targets
             return Prior(h, targets), TargetScale.of(np.zeros(targets), np.ones(targets))
+        return self._fitted()
+
+    def _fitted(self) -> tuple[Posterior, TargetScale]:
+        """The posterior, made again if the model was pickled, and the units of its predictions."""
         if "_posterior" not in vars(self):
             h = hyperparameters(self.kernel_, _columns(self.X_train_))
             L = to_numpy(self.L_) if "L_" in vars(self) else None
@@ -524,6 +533,11 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         """Raise for constructor arguments out of range."""
+        if isinstance(self.kernel, str) and self.kernel == "precomputed":
+            raise OptionError(
+                "kernel='precomputed' has no hyperparameters and no prior at new points; pass a kernel, or a "
+                "function of two rows."
+            )
         if isinstance(self.optimizer, str) and self.optimizer != "fmin_l_bfgs_b":
             raise OptionError(f"Unknown optimizer {self.optimizer}.")
         if not (self.optimizer is None or isinstance(self.optimizer, str) or callable(self.optimizer)):
