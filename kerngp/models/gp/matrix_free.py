@@ -7,8 +7,8 @@ With Vecchia's factor L of A (L'L close to A^-1), B = L A L' and random signs z
     trace(A^-1 dA) = mean of z' (B^-1 - c) L dA L' z + c trace(L dA L')
 
 One Lanczos process on all of L r and z gives everything but the derivatives, which one more pass adds up.
-Two traces are known exactly and take most of the variance away: that of B is n, and that of L dA L' is a sum
-over neighbours, as it is the derivative of log det (L'L)^-1 (the factor minimises trace(L A L') - log det L'L).
+Two traces are known exactly and take most of the variance away: that of B is n, and that of L dA L', which is
+the derivative of log det (L'L)^-1 (L minimises trace(L A L') - log det L'L), is a sum over neighbours.
 The coefficient c is that of least squares. The signs stay the same from call to call, so that differences
 of values know little of them.
 """
@@ -28,7 +28,7 @@ from ...solvers import AddedDiagonal, Diagonal, LinearOperator, Note, Vecchia
 from ...solvers.functions.congruence import Congruence, check_positive
 from ...solvers.functions.estimate import rademacher
 from ...solvers.functions.lanczos import Krylov, in_groups
-from ...solvers.functions.logdet import log_quadrature
+from ...solvers.functions.logdet import quadrature
 from ...solvers.functions.trace import coefficients
 from ...solvers.preconditioners.vecchia import VecchiaInverse
 from ..hyperparameters import Hyperparameters
@@ -63,7 +63,8 @@ class MatrixFreeEvidence:
     neighbours : int
         See `kerngp.solvers.Vecchia`.
     tol : float
-        On relative residuals of the solves, in the preconditioned norm.
+        On relative residuals of the solves, in the preconditioned norm. Values have errors of the order of
+        its square, relative to the number of rows.
     max_iter : int
         Most products of a solve.
     random_state : int
@@ -82,8 +83,8 @@ class MatrixFreeEvidence:
         alpha: float | np.ndarray,
         *,
         probes: int | Tensor = 16,
-        neighbours: int = 20,
-        tol: float = 1e-2,
+        neighbours: int = 30,
+        tol: float = 0.05,
         max_iter: int = 100,
         random_state: int = 0,
     ):
@@ -229,13 +230,15 @@ class _Job:
         for krylov in in_groups(self.B, start, self._steps(start), self._enough):
             theta, V = krylov.eigh()
             check_positive("the evidence", theta)
-            logs, gaps = log_quadrature(krylov, theta, V, None)
-            forms = krylov.norms.square() * (V[..., 0, :].square() / theta).sum(-1)
+            logs, gaps = quadrature(krylov, theta, V, None)
+            forms, doubts = quadrature(krylov, theta, V, None, torch.reciprocal)
             first = krylov.norms.square() * krylov.alpha[..., 0]  # of B itself
             left = krylov.residuals((theta, V)) * krylov.norms
-            parts.append((krylov.apply(torch.reciprocal, (theta, V)), logs, gaps, forms, first, left))
+            x = krylov.apply(torch.reciprocal, (theta, V))
+            parts.append((x, logs, gaps, forms, doubts, first, left))
             products += krylov.steps
-        solved, logs, gaps, forms, first, left = (torch.cat(p, -1) for p in zip(*parts, strict=True))
+        columns = (torch.cat(p, -1) for p in zip(*parts, strict=True))
+        solved, logs, gaps, forms, doubts, first, left = columns
         solved, square = self.B.right(solved * size), size.square()
         quadratic = float((forms * square)[:t].sum())
         if x0 is not None:
@@ -244,7 +247,7 @@ class _Job:
         c = coefficients(logs[None], known[None])[0]
         offset = float(self.factor.logdet()) + n * math.log(2 * math.pi)
         samples = -0.5 * (quadratic + t * (logs - c * known + offset))
-        truncation = 0.5 * t * float((gaps * square)[t:].mean())
+        truncation = 0.5 * (t * float((gaps * square)[t:].mean()) + float((doubts * square)[:t].sum()))
         return _Found(
             samples=samples,
             error=math.hypot(float(samples.std()) / math.sqrt(len(samples)), truncation),

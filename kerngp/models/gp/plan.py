@@ -76,8 +76,8 @@ def make_gp_plan(
     hyperparameters: int = 0,
     has_formula: bool = True,
     solver: str = "auto",
-    subset: int = 2000,
-    probes: int = 8,
+    subset: int = 1000,
+    probes: int = 16,
     memory_limit: int = 1 << 30,
 ) -> GPPlan:
     """Choose between factorisation and products, and forecast the cost.

@@ -67,7 +67,7 @@ class Krylov:
         return self.combine(small * self.norms.unsqueeze(-1))
 
     def residuals(self, eigh: tuple[Tensor, Tensor]) -> Tensor:
-        """How far B x is from the start vectors for x = `apply` (reciprocal), relative to them, (*batch, s)."""
+        """How far B x is from the start vectors, relative to them, (*batch, s); x is `apply` of 1 / theta."""
         theta, Y = eigh
         last = (Y[..., -1, :] * Y[..., 0, :] / theta).sum(-1)
         return (self.beta[..., -1] * last).abs()

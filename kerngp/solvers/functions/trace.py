@@ -259,7 +259,7 @@ def controlled(samples: Tensor, known: Tensor, mean: Tensor) -> Tensor:
 
 
 def coefficients(samples: Tensor, known: Tensor) -> Tensor:
-    """What `controlled` multiplies ``known``, of mean 0, by: for each column from the others, (*batch, 1, s)."""
+    """What `controlled` multiplies ``known`` by, which has mean 0: of a column, from the others."""
     if samples.shape[-1] < 4:
         return torch.ones_like(samples[..., :1, :])  # too few to find it
     x, y = known - known.mean(-1, keepdim=True), samples - samples.mean(-1, keepdim=True)
