@@ -110,7 +110,8 @@ class ExactPosterior(Posterior):
 
     def inverse_diagonal(self) -> Estimate:
         """See `Posterior.inverse_diagonal`."""
-        inverse, info = scipy.linalg.lapack.dpotri(self.L, lower=True)  # overwrites no L
+        (invert,) = scipy.linalg.get_lapack_funcs(("potri",), (self.L,))
+        inverse, info = invert(self.L, lower=True)  # L itself is not overwritten
         if info != 0:
             raise np.linalg.LinAlgError("the Cholesky factor is singular.")
         return exact(_tensor(np.diag(inverse).copy()))

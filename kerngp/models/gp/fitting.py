@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,34 @@ class Fitted:
         error = f" (standard error {e.standard_error:.2g})" if e.standard_error else ""
         solve = "" if self.solution is None else f"; {self.solution.message}"
         return f"log marginal likelihood {e.value:.6g}{error}, {len(self.history)} steps{solve}"
+
+
+def check_parameters(estimator: Any) -> None:
+    """Raise for constructor arguments out of range.
+
+    Raises
+    ------
+    OptionError
+    """
+    kernel, optimizer, tol = estimator.kernel, estimator.optimizer, estimator.tol
+    if isinstance(kernel, str) and kernel == "precomputed":
+        raise OptionError(
+            "kernel='precomputed' has no hyperparameters and no prior at new points; pass a kernel, or a "
+            "function of two rows."
+        )
+    if isinstance(optimizer, str) and optimizer != "fmin_l_bfgs_b":
+        raise OptionError(f"Unknown optimizer {optimizer}.")
+    if not (optimizer is None or isinstance(optimizer, str) or callable(optimizer)):
+        raise OptionError(f"optimizer={optimizer!r}; expected 'fmin_l_bfgs_b', a callable or None.")
+    if not isinstance(tol, Real) or not 0 < float(tol) < 1:
+        raise OptionError(f"tol={tol!r}; expected a number between 0 and 1, such as 1e-6.")
+    counts = (("n_restarts_optimizer", 0), ("max_iter", 1), ("n_probes", 2), ("n_targets", 1))
+    for name, least in counts:
+        value = getattr(estimator, name)
+        if name == "n_targets" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise OptionError(f"{name}={value!r}; expected an integer of at least {least}.")
 
 
 def check_alpha(alpha: Any, n: int) -> np.ndarray:

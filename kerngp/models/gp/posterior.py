@@ -5,12 +5,14 @@ Everything here is in the units of the process: a regressor that normalised its 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from ...errors import ShapeError
 from ...options import current
@@ -19,6 +21,9 @@ from ..hyperparameters import Hyperparameters
 from ..inputs import bytes_text, to_numpy
 
 Tensor = torch.Tensor
+
+# Standard errors of standard deviations, relative, that are worth a warning.
+ROUGH = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,28 @@ class Marginals:
     variance: Tensor
     error: Tensor
     how: str
+
+    def clipped(self) -> Tensor:
+        """Variances, those that rounding has made negative set to 0, with scikit-learn's warning."""
+        negative = self.variance < 0
+        if not bool(negative.any()):
+            return self.variance
+        text = "Predicted variances smaller than 0. Setting those variances to 0."
+        warnings.warn(text, UserWarning, stacklevel=4)
+        return torch.where(negative, 0.0, self.variance)
+
+    def judge(self) -> None:
+        """Warn of standard deviations that are rough; they have half the relative error of variances."""
+        known = self.variance > 0
+        ratio = self.error[known] / (2 * self.variance[known])
+        rough = float(ratio.median()) if len(ratio) else 0.0
+        if rough > ROUGH:
+            warnings.warn(
+                f"Standard deviations by {self.how} are known to {100 * rough:.0f} % (the median of their "
+                "errors, see predict_distribution). Few points have a solve each: predict at most 64.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
 
 class Posterior(ABC):

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ...engine.arrays import adopt
-from ...errors import OptionError, ShapeError
+from ...errors import ShapeError
 from ...options import current
 from ..hyperparameters import Hyperparameters
 from ..inputs import Origin, compute_device, read, read_rows, to_numpy
 from ..matrix_kernel import MatrixKernel
 from ..resolve import hyperparameters
 from ..running import running
-from .fitting import Fitted, Search, TrainingData, fit_process
+from .fitting import Fitted, Search, TrainingData, check_parameters, fit_process
 from .leave_one_out import LeaveOneOut, leave_one_out
 from .plan import GPPlan, make_gp_plan
-from .posterior import Marginals, Posterior, Prior
+from .posterior import Posterior, Prior
 from .predictive import PredictiveDistribution, check_quantiles, normal_quantiles
 from .target_scale import TargetScale, mean_and_std
 
 Tensor = torch.Tensor
 Callback = Callable[[Any], Any]
-
-# Standard errors of standard deviations, relative, that are worth a warning.
-ROUGH = 0.1
 
 
 class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -171,6 +166,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
+        tags.array_api_support = True
         tags.input_tags.sparse = True  # made dense within the memory limit
         return tags
 
@@ -208,7 +204,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         numpy.linalg.LinAlgError, SolveError
             If the matrix is not positive definite; the message says what helps.
         """
-        self._check_parameters()
+        check_parameters(self)
         kernel = ConstantKernel() * RBF() if self.kernel is None else self.kernel
         kernel = clone(kernel) if isinstance(kernel, SklearnKernel) else kernel
         rows, y, self._origin = self._read(X, y, kernel)
@@ -218,9 +214,10 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "The number of targets seen in `y` is different from the parameter `n_targets`. "
                 f"Got {targets} != {self.n_targets}."
             )
-        self._y_train_mean, self._y_train_std = mean_and_std(y, self.normalize_y)
+        mean, std = mean_and_std(y, self.normalize_y)
+        self._y_train_mean, self._y_train_std = (self._origin.give(torch.as_tensor(v)) for v in (mean, std))
         if self.normalize_y:
-            y = (y - self._y_train_mean) / self._y_train_std
+            y = (y - mean) / std
         h = hyperparameters(kernel, _columns(rows))
         data = TrainingData.of(rows, y, self.alpha)
         plan = self._plan(len(y), h, targets)
@@ -293,7 +290,8 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             process, scale = self._process(Z)
             found = process.marginals(Z)
             run.say(f"variances by {found.how}")
-            variance = _not_negative(found)
+            variance = found.clipped()
+            found.judge()
             least = torch.maximum(variance, found.error).clamp_min(torch.finfo(torch.float64).tiny)
             error = found.error / (2 * least.sqrt())
             parts = (scale.location(found.mean), scale.deviation(variance), scale.deviation(error.square()))
@@ -433,7 +431,7 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         >>> GaussianProcessRegressor().plan((300_000, 10)).solver
         'matrix-free'
         """
-        self._check_parameters()
+        check_parameters(self)
         shape = X if isinstance(X, tuple) and all(isinstance(n, Integral) for n in X) else np.shape(X)
         if len(shape) != 2:
             raise ShapeError(f"X has shape {tuple(shape)}; expected (n_samples, n_features).")
@@ -531,27 +529,6 @@ class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             memory_limit=limit,
         )
 
-    def _check_parameters(self) -> None:
-        """Raise for constructor arguments out of range."""
-        if isinstance(self.kernel, str) and self.kernel == "precomputed":
-            raise OptionError(
-                "kernel='precomputed' has no hyperparameters and no prior at new points; pass a kernel, or a "
-                "function of two rows."
-            )
-        if isinstance(self.optimizer, str) and self.optimizer != "fmin_l_bfgs_b":
-            raise OptionError(f"Unknown optimizer {self.optimizer}.")
-        if not (self.optimizer is None or isinstance(self.optimizer, str) or callable(self.optimizer)):
-            raise OptionError(f"optimizer={self.optimizer!r}; expected 'fmin_l_bfgs_b', a callable or None.")
-        if not isinstance(self.tol, Real) or not 0 < self.tol < 1:
-            raise OptionError(f"tol={self.tol!r}; expected a number between 0 and 1, such as 1e-6.")
-        counts = (("n_restarts_optimizer", 0), ("max_iter", 1), ("n_probes", 2), ("n_targets", 1))
-        for name, least in counts:
-            value = getattr(self, name)
-            if name == "n_targets" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise OptionError(f"{name}={value!r}; expected an integer of at least {least}.")
-
 
 def _columns(X: Any) -> int:
     """Of points; 1 for structured data."""
@@ -567,22 +544,3 @@ def _matrix(values: Any) -> np.ndarray:
 def _give(origin: Origin, Z: Any, values: Tensor) -> Any:
     """A result in the library of Z, and in its dtype."""
     return origin.give(values.to(Z.dtype) if isinstance(Z, Tensor) else values)
-
-
-def _not_negative(found: Marginals) -> Tensor:
-    """Variances, those negative by rounding set to 0; says so, and if they are rough."""
-    variance, negative = found.variance, found.variance < 0
-    if bool(negative.any()):
-        warnings.warn("Predicted variances smaller than 0. Setting those variances to 0.", stacklevel=4)
-        variance = torch.where(negative, 0.0, variance)
-    # a standard deviation has half the relative error of its variance
-    known = variance > 0
-    rough = float((found.error[known] / (2 * variance[known])).median()) if bool(known.any()) else 0.0
-    if rough > ROUGH:
-        warnings.warn(
-            f"Standard deviations by {found.how} are known to {100 * rough:.0f} % (median of their standard "
-            "errors, see predict_distribution). Fewer points at once have a solve each: predict at most 64.",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
-    return variance

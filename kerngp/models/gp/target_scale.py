@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..inputs import to_numpy
+
 Tensor = torch.Tensor
 
 
@@ -26,7 +28,9 @@ class TargetScale:
     @classmethod
     def of(cls, mean: Any, std: Any) -> TargetScale:
         """From numbers, or arrays with one for each target."""
-        return cls(*(torch.from_numpy(np.atleast_1d(np.asarray(v, dtype=np.float64))) for v in (mean, std)))
+        return cls(
+            *(torch.from_numpy(np.atleast_1d(np.asarray(to_numpy(v), dtype=np.float64))) for v in (mean, std))
+        )
 
     def location(self, mean: Tensor) -> Tensor:
         """Means (m, t) in the units of y; one target has no axis."""
