@@ -63,6 +63,9 @@ class SklearnHyperparameters(Hyperparameters):
         check_size(f"kernel={self.kernel!r}", len(X), len(X if Y is None else Y))
         return np.asarray(self.kernel(X, Y), dtype=np.float64)
 
+    def warn_at_bounds(self) -> None:
+        self.kernel._check_bounds_params()
+
     def diag(self, X: Any) -> np.ndarray:
         return np.asarray(self.kernel.diag(X), dtype=np.float64)
 
