@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 
 from ...errors import OptionError
 from ...solvers import Solution
@@ -209,7 +208,7 @@ def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Se
             callback=search.callback,
         )
         h, evidence, history = found.h, found.evidence, found.history
-        check_bounds(h)
+        h.warn_at_bounds()
     else:
         evidence = objective(h, False)
     if plan.dense:
@@ -230,23 +229,6 @@ def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Se
     )
     _warn_little_noise(posterior)
     return Fitted(h, posterior, evidence, history, solution)
-
-
-def check_bounds(h: Hyperparameters) -> None:
-    """Warn of hyperparameters that were learned to be at the end of their bounds, as scikit-learn does."""
-    if isinstance(h.kernel, SklearnKernel):
-        return h.kernel._check_bounds_params()
-    for name, value, ends in zip(h.names, h.theta, h.bounds, strict=True):
-        name, _, dimension = name.removesuffix("]").partition("[")
-        for end, which, change in zip(ends, ("lower", "upper"), ("Decreasing", "Increasing"), strict=True):
-            if np.isclose(end, value):
-                warnings.warn(
-                    f"The optimal value found for dimension {dimension or 0} of parameter {name} is close to "
-                    f"the specified {which} bound {np.exp(end):.6g}. {change} the bound and calling fit "
-                    "again may find a better value.",
-                    ConvergenceWarning,
-                    stacklevel=4,
-                )
 
 
 def _exact(h: Hyperparameters, data: TrainingData) -> ExactPosterior:
