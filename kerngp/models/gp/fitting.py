@@ -204,7 +204,7 @@ def fit_process(h: Hyperparameters, data: TrainingData, plan: GPPlan, search: Se
             objective=objective,
             optimizer=search.optimizer,
             n_restarts=search.n_restarts,
-            random_state=search.random_state,
+            random_state=search.random_state if plan.dense else search.seed,
             callback=search.callback,
         )
         h, evidence, history = found.h, found.evidence, found.history

@@ -23,6 +23,7 @@ from ..inputs import Origin, compute_device, read, read_rows, to_numpy
 from ..matrix_kernel import MatrixKernel
 from ..resolve import hyperparameters
 from ..running import running
+from ..score import RegressorScore
 from .fitting import Fitted, Search, TrainingData, check_parameters, fit_process
 from .leave_one_out import LeaveOneOut, leave_one_out
 from .plan import GPPlan, make_gp_plan
@@ -34,7 +35,7 @@ Tensor = torch.Tensor
 Callback = Callable[[Any], Any]
 
 
-class GaussianProcessRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class GaussianProcessRegressor(RegressorScore, MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Gaussian process regression: y = f(x) + noise, f a Gaussian process with a kernel that is learned.
 
     Interface and results are those of `sklearn.gaussian_process.GaussianProcessRegressor`. Up to 4,000 rows
