@@ -15,14 +15,13 @@ from sklearn.model_selection import GridSearchCV
 from ...errors import OptionError
 from ..callbacks import reports
 from ..inputs import to_numpy
-from ..running import Run, running
+from ..running import running
 from ..score import RegressorScore
 from .base import Data, RidgeBase, as_columns, outcome
 from .loo import TRACE_PROBES, LeaveOneOut, of_alphas
-from .plan import RidgePlan
 from .problem import RidgeProblem
 from .regressor import KernelRidge
-from .solve import Settings, solve_ridge
+from .solve import solve_ridge
 
 Tensor = torch.Tensor
 
@@ -150,16 +149,17 @@ class KernelRidgeCV(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase)
         Y = as_columns(data.y)
         p, settings = self._problem(data, Y), self._settings()
         plan = self._planned(p)
-        start = None
         with running(self, "fit", plan) as run:
+            known = {}
             if self.cv is None:
                 found = of_alphas(p, plan, alphas, settings)
                 best = self._choose(found, p, data, alphas)
-                if found.start is not None:
-                    start = found.start[torch.from_numpy(best), :, torch.arange(Y.shape[1])].mT
+                known = _known(found, best)
             else:
                 best = self._by_folds(data, alphas)
-            self._finish(run, p, data, plan, settings, np.asarray(alphas)[best], start)
+            result = solve_ridge(p, np.asarray(alphas)[best], plan, settings, **known)
+            run.say(f"alpha {self.alpha_}, score {self.best_score_}; {outcome(result)}")
+        self._keep(data, plan, result)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -222,20 +222,6 @@ class KernelRidgeCV(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase)
         targets = 1 if data.y.ndim == 1 else data.y.shape[1]
         return np.full(targets, search.best_index_)
 
-    def _finish(
-        self,
-        run: Run,
-        p: RidgeProblem,
-        data: Data,
-        plan: RidgePlan,
-        settings: Settings,
-        alpha: np.ndarray,
-        start: Tensor | None,
-    ) -> None:
-        result = solve_ridge(p, alpha, plan, settings, start)
-        run.say(f"alpha {self.alpha_}, score {self.best_score_}; {outcome(result)}")
-        self._keep(data, plan, result)
-
     # ------------------------------------------------------------ parameters
 
     def _model(self, alpha: float, device: str) -> KernelRidge:
@@ -264,6 +250,15 @@ class KernelRidgeCV(RegressorScore, MultiOutputMixin, RegressorMixin, RidgeBase)
         for name in ("store_cv_results", "alpha_per_target"):
             if self.cv is not None and getattr(self, name):
                 raise OptionError(f"cv!=None and {name}=True are incompatible")
+
+
+def _known(found: LeaveOneOut, best: np.ndarray) -> dict[str, Any]:
+    """What a comparison of alphas leaves to the fit with the best one of each target."""
+    if found.start is None:
+        return {}
+    start = found.start[torch.from_numpy(best), :, torch.arange(len(best))].mT
+    same = found.parts is not None and len(set(best.tolist())) == 1
+    return {"x0": start, "preconditioner": found.parts[best[0]] if same and found.parts else None}
 
 
 def _like_x(data: Data, values: np.ndarray) -> Any:

@@ -21,7 +21,9 @@ cross-validation as a method for choosing a good ridge parameter, 1979.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -29,7 +31,16 @@ import torch
 
 from ...errors import OptionError, SolveError
 from ...options import current
-from ...solvers import CG, AddedDiagonal, Dense, diagonal_inverse, identity, solve, solve_path
+from ...solvers import (
+    CG,
+    Dense,
+    LinearOperator,
+    Preconditioner,
+    Solution,
+    diagonal_inverse,
+    identity,
+    solve,
+)
 from ...solvers.auto import choose
 from ...solvers.functions.estimate import rademacher
 from ...solvers.inducing.centers import choose_centers
@@ -37,6 +48,7 @@ from ...solvers.inducing.equations import Blocks, chunks
 from ...solvers.inducing.factors import independent, upper
 from ...solvers.inducing.plan import block_numbers
 from ...solvers.inducing.preconditioner import Rows, exact
+from ...solvers.preconditioners.by_column import ByColumn
 from .plan import RidgePlan
 from .problem import RidgeProblem
 from .solve import Settings, judge
@@ -45,7 +57,8 @@ Tensor = torch.Tensor
 
 FEW = 4  # alphas up to which an inverse of each takes less time than the eigenvectors for all
 COARSE = 1e-4  # tolerance that is enough to compare alphas by
-TRACE_PROBES = 8
+PROBE_TOL = 1e-2
+TRACE_PROBES = 4
 DIAGONAL_PROBES = 64
 
 
@@ -61,11 +74,13 @@ class LeaveOneOut:
         Standard error of the residuals, relative to them; 0 where they are exact.
     start : Tensor of shape (J, n, E), optional
         The d of each alpha, coarsely.
+    parts : sequence of J preconditioners, optional
     """
 
     residuals: Tensor
     spread: Tensor
     start: Tensor | None = None
+    parts: Sequence[Any] | None = None
 
 
 def of_alphas(p: RidgeProblem, plan: RidgePlan, alphas: list[float], settings: Settings) -> LeaveOneOut:
@@ -105,7 +120,8 @@ def of_targets(p: RidgeProblem, plan: RidgePlan, alpha: np.ndarray, settings: Se
     a = torch.from_numpy(which)
     e = torch.arange(len(a))
     spread = found.spread.expand(found.residuals.shape)
-    return LeaveOneOut(*(t[a, :, e].mT.unsqueeze(0) for t in (found.residuals, spread)))
+    residuals, spread = (t[a, :, e].mT.unsqueeze(0) for t in (found.residuals, spread))
+    return LeaveOneOut(residuals, spread)
 
 
 def _check(alphas: list[float]) -> None:
@@ -159,52 +175,65 @@ def _by_inverse(K: Tensor, Y: Tensor, alpha: float) -> Tensor | None:
 def _probed(p: RidgeProblem, plan: RidgePlan, alphas: list[float], settings: Settings) -> LeaveOneOut:
     """Generalized cross-validation. Probes are the same for all alphas: what is compared errs alike."""
     K, Y = p.operator(), p.targets
-    n, E = Y.shape
-    Z = rademacher((n, TRACE_PROBES), settings.seed, Y.device)
-    coarse = replace(settings, tol=max(settings.tol, COARSE))
-    method, recipe = coarse.iterative(plan, min(alphas))
-    found = solve_path(
-        K,
-        torch.cat([Y, Z], -1),
-        alphas,
-        method,
-        preconditioner=recipe,
-        callback=settings.callback,
-        on_fail="ignore",
-    )
+    distinct = sorted(set(alphas))
+    method, M = _prepared(K, Y, plan, distinct[0], replace(settings, tol=max(settings.tol, COARSE)))
+    parts = [None] * len(distinct) if M is None else M.shifted(K, distinct)
+    parts = [parts[distinct.index(a)] for a in alphas]
+    found = _path(K, Y, alphas, method, parts, settings)
     judge(found, plan)
-    d, X = found.x[..., :E], found.x[..., E:]
-    samples = (Z * X).sum(-2) / n  # each an estimate of trace(G) / n
+    Z = rademacher((len(Y), TRACE_PROBES), settings.seed, Y.device)
+    # z' x converges twice as fast as the residual of x
+    probed = _path(K, Z, alphas, replace(method, tol=PROBE_TOL), parts, settings)
+    judge(probed, plan)
+    samples = (Z * probed.x).sum(-2) / len(Y)  # each an estimate of trace(G) / n
     mean = samples.mean(-1)
     spread = samples.std(-1) / TRACE_PROBES**0.5 / mean
-    return LeaveOneOut(_raw(p, d / mean[:, None, None]), spread[:, None, None], d)
+    residuals = _raw(p, found.x / mean[:, None, None])
+    return LeaveOneOut(residuals, spread[:, None, None], found.x, parts)
+
+
+def _path(
+    K: LinearOperator, B: Tensor, alphas: list[float], cg: CG, parts: Sequence[Any], settings: Settings
+) -> Solution:
+    """All systems (K + alpha I) X = B in one run, with x of shape (J, n, E)."""
+    J, E = len(alphas), B.shape[-1]
+    different = list(dict.fromkeys(parts))
+    which = torch.tensor([different.index(part) for part in parts], device=B.device).repeat_interleave(E)
+    M = different[0] if len(different) == 1 else ByColumn(different, which)
+    shifts = torch.tensor(alphas, dtype=torch.float64, device=B.device).repeat_interleave(E)
+    found = cg.run(K, B.repeat(1, J), preconditioner=M, shifts=shifts, callback=settings.callback)
+    return replace(found, x=found.x.unflatten(-1, (J, E)).movedim(-2, 0))
+
+
+def _prepared(
+    K: LinearOperator, Y: Tensor, plan: RidgePlan, alpha: float, settings: Settings
+) -> tuple[CG, Preconditioner | None]:
+    """Conjugate gradients for K + alpha I, and the preconditioner, built."""
+    A, method = K + alpha * identity(K.shape[-1], device=K.device), CG(settings.tol, settings.max_iter)
+    if not plan.race:
+        recipe = settings.iterative(plan, alpha)[1]
+        return method, None if recipe is None else recipe.build(A)
+    choice = choose(A, Y, method, settings.seed, direct=False, callback=settings.callback)
+    M = choice.preconditioner
+    return method, M if isinstance(M, Preconditioner) else None
 
 
 def _estimated(p: RidgeProblem, plan: RidgePlan, alpha: float, settings: Settings) -> LeaveOneOut:
     """Residuals and their relative errors, (n, E), for one alpha: each G_ii estimated."""
     K, Y = p.operator(), p.targets
     A = K + alpha * identity(K.shape[-1], device=K.device)
-    assert isinstance(A, AddedDiagonal)
-    method, M = CG(settings.tol, settings.max_iter), None
-    if plan.race:
-        choice = choose(A, Y, method, settings.seed, direct=False, callback=settings.callback)
-        method, M = choice.method, choice.preconditioner
-    else:
-        recipe = settings.iterative(plan, alpha)[1]
-        M = None if recipe is None else recipe.build(A)
+    method, M = _prepared(K, Y, plan, alpha, settings)
     found = solve(A, Y, method, preconditioner=M, callback=settings.callback, on_fail="ignore")
     judge(found, plan)
     G = diagonal_inverse(
         A,
         preconditioner=M,
         probes=DIAGONAL_PROBES,
-        method=CG(max(settings.tol, COARSE), settings.max_iter),
+        method=replace(method, tol=max(settings.tol, COARSE)),
         random_state=settings.seed,
     )
     # G_ii is at least 1 / A_ii, and at most 1 / alpha
-    value = torch.minimum(
-        torch.maximum(G.value, 1.0 / A.diag().double()), torch.tensor(1.0 / alpha).to(G.value)
-    )
+    value = torch.maximum(G.value, 1.0 / A.diag().double()).clamp_max(1.0 / alpha)
     residuals = _raw(p, found.x / value.unsqueeze(-1))
     return LeaveOneOut(residuals, (G.standard_error / value).unsqueeze(-1).expand(residuals.shape))
 

@@ -16,6 +16,7 @@ from ...solvers import (
     CG,
     Auto,
     InducingPoints,
+    LinearOperator,
     RPCholesky,
     Solution,
     Status,
@@ -61,7 +62,13 @@ class RidgeResult:
 
 
 def solve_ridge(
-    p: RidgeProblem, alpha: np.ndarray, plan: RidgePlan, settings: Settings, x0: Tensor | None = None
+    p: RidgeProblem,
+    alpha: np.ndarray,
+    plan: RidgePlan,
+    settings: Settings,
+    *,
+    x0: Tensor | None = None,
+    preconditioner: LinearOperator | None = None,
 ) -> RidgeResult:
     """Coefficients by the planned solver, for one alpha for each target: all targets at once.
 
@@ -73,6 +80,8 @@ def solve_ridge(
     settings : Settings
     x0 : Tensor of shape (rows in use, n_targets), optional
         Where conjugate gradients start: a first guess of d.
+    preconditioner : LinearOperator, optional
+        For conjugate gradients, instead of one that the plan says.
 
     Raises
     ------
@@ -88,6 +97,8 @@ def solve_ridge(
         found = solve_direct(p.stored(), p.targets, alpha)
     else:
         method, recipe = settings.iterative(plan, float(alpha.min()))
+        if preconditioner is not None:
+            method, recipe = CG(settings.tol, settings.max_iter), preconditioner
         found = solve_shifted(
             p.operator(),
             p.targets,
