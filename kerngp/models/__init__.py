@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .active_dims import ActiveDims
 from .distances import KernelTestResult, hsic_test, median_heuristic, mmd_test
+from .gp.regressor import GaussianProcessRegressor
 from .kernel_base import Kernel
 from .kernels import (
     RBF,
@@ -41,6 +42,7 @@ __all__ = [
     "Constant",
     "ExpSineSquared",
     "FormulaKernel",
+    "GaussianProcessRegressor",
     "KMeans",
     "KNeighborsClassifier",
     "KNeighborsRegressor",

@@ -11,6 +11,7 @@ from sklearn.utils import get_tags
 
 from kerngp.models import (
     RBF,
+    GaussianProcessRegressor,
     KernelDensity,
     KernelPCA,
     KernelRidge,
@@ -49,6 +50,8 @@ FOR_ANY_ROWS: list[Any] = [
     KernelPCA(2, kernel="rbf", eigen_solver="krylov", fit_inverse_transform=True),
     SpectralClustering(n_clusters=3, random_state=0),
     SpectralClustering(3, eigen_solver="krylov", random_state=0),
+    GaussianProcessRegressor(),
+    GaussianProcessRegressor(alpha=0.01, solver="matrix-free"),
 ]
 
 # these are meant for the four columns of `data_for`, or differ from the above in what they keep
