@@ -174,7 +174,7 @@ def ard(columns: int) -> Any:
     """A constant times Matern-3/2 with a lengthscale for each column, plus noise."""
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    scales = Matern(np.ones(columns), (1e-2, 1e3), nu=1.5)
+    scales = Matern(np.ones(columns), (1e-2, 1e3), nu=1.5)  # pyright: ignore[reportArgumentType]
     return ConstantKernel(1.0, (1e-2, 1e3)) * scales + WhiteKernel(0.1, (1e-4, 1e1))
 
 
@@ -210,7 +210,8 @@ class GPyTorch:
                 )
 
             def forward(self, x: Any) -> Any:
-                return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+                mean, covariance = self.mean_module(x), self.covar_module(x)
+                return gpytorch.distributions.MultivariateNormal(mean, covariance)  # type: ignore[arg-type]
 
         self.likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
         self.model = Model(self.likelihood).double().train()
