@@ -97,8 +97,8 @@ def _double(X: Any) -> Tensor:
     return torch.as_tensor(np.asarray(X), dtype=torch.float64)
 
 
-def derivatives(hyperparameters: Hyperparameters, x: Tensor) -> Tensor:
-    """dk(x_i, x_j) / dtheta with white noise, shape (n, n, p).
+def derivatives(hyperparameters: Hyperparameters, x: Tensor, rows: slice | None = None) -> Tensor:
+    """dk(x_i, x_j) / dtheta with white noise for the rows i that are wanted, shape (m, n, p).
 
     Formulas are differentiated by the arguments they read, arguments by theta: an argument may be any
     function of hyperparameters.
@@ -109,22 +109,24 @@ def derivatives(hyperparameters: Hyperparameters, x: Tensor) -> Tensor:
         parts = hyperparameters.formula(theta).parts(*points(x.shape[-1]), arguments)
         jacobian = {2 + k: _jacobian(a, theta) for k, a in enumerate(arguments.values) if a.requires_grad}
     one = arguments.add(1.0)  # carries the dtype where a derivative is a constant
-    args, sizes = (x, x, *(a.detach() for a in arguments.values)), (len(x), len(x))
+    upper = x if rows is None else x[rows]
+    constants = tuple(a.detach() for a in arguments.values)
 
-    def values(of: Callable[..., Tensor], formula: Expr | None) -> Tensor | None:
+    def values(of: Callable[..., Tensor], formula: Expr | None, y: Tensor) -> Tensor | None:
         moving = [] if formula is None else [v for v in variables(formula) if v.attr[0] in jacobian]
         gradients = () if formula is None else vjp(formula, one, tuple(moving))
         by_argument = {v: g for v, g in zip(moving, gradients, strict=True) if g is not None}
         if not by_argument:
             return None
         chain = torch.cat([jacobian[v.attr[0]] for v in by_argument]).T.reshape(-1)
-        by_theta = matvecmult(Pm(len(args), len(chain)), concat(*by_argument.values()))
-        return of(by_theta, (*args, chain), sizes=sizes)
+        by_theta = matvecmult(Pm(2 + len(constants), len(chain)), concat(*by_argument.values()))
+        return of(by_theta, (upper, y, *constants, chain), sizes=(len(upper), len(y)))
 
-    out, noise = values(entries, parts.formula), values(diagonal, parts.nugget)
-    out = x.new_zeros(*sizes, len(theta)) if out is None else out.contiguous()
+    out, noise = values(entries, parts.formula, x), values(diagonal, parts.nugget, upper)
+    out = x.new_zeros(len(upper), len(x), len(theta)) if out is None else out.contiguous()
     if noise is not None:
-        out.diagonal().T.add_(noise)
+        own = torch.arange(len(x), device=x.device)[slice(None) if rows is None else rows]
+        out[torch.arange(len(upper), device=x.device), own] += noise
     return out
 
 

@@ -10,6 +10,7 @@ from sklearn.gaussian_process import kernels as sk
 
 from kerngp.errors import OptionError
 from kerngp.models.gp import matrix_free
+from kerngp.models.gp import dense
 from kerngp.models.gp.dense import dense_evidence
 from kerngp.models.gp.evidence import Evidence
 from kerngp.models.gp.matrix_free import MatrixFreeEvidence
@@ -48,6 +49,17 @@ def by_unit_vectors(h, X, Y, alpha, **options):
 
 
 # ---------------------------------------------------------------- by factorisation
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_derivatives_in_blocks_of_rows(kernel, monkeypatch):
+    (X, Y), alpha = data(33), np.linspace(0.01, 0.1, 33)
+    h = hyperparameters(kernel, 3)
+    whole = dense_evidence(h, X, Y, alpha, gradient=True)
+    monkeypatch.setattr(dense, "DERIVATIVES", 8 * 33 * 7 * len(h.theta))
+    parts = dense_evidence(h, X, Y, alpha, gradient=True)
+    assert parts.value == pytest.approx(whole.value, rel=1e-12)
+    np.testing.assert_allclose(parts.gradient, whole.gradient, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

@@ -99,8 +99,7 @@ def kernel_on(
         else:
             raise OptionError(f"bandwidth={bandwidth!r}; expected 'median' or a positive number.")
         return RBF(width), width
-    if isinstance(kernel, str):
-        check_domain(kernel, x.cpu().numpy())
+    check_domain(kernel, x.cpu().numpy())
     found = resolve_kernel(kernel, x.shape[1])
     if not isinstance(found, Kernel):
         raise OptionError(

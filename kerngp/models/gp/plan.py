@@ -11,7 +11,8 @@ SOLVERS = ("auto", "dense", "matrix-free")
 
 # Rows up to which matrices are factorised: exact, and sooner done than a pass for each product.
 DENSE_ROWS = 4000
-# Matrices of n x n beside the p derivatives that one evaluation of value and gradient holds at a time.
+# Matrices of n x n that one evaluation of value and gradient holds at a time, a derivative beside them
+# for each hyperparameter of a kernel without formula.
 DENSE_MATRICES = 4
 # Of a matrix-free evaluation: products for one solve, and what its gradient costs in products.
 PRODUCTS, GRADIENT = 15, 4
@@ -114,7 +115,7 @@ def make_gp_plan(
         raise OptionError(f"solver={solver!r}: expected one of {SOLVERS}.")
     if solver == "matrix-free" and not has_formula:
         raise OptionError("solver='matrix-free' needs a kernel with a formula; use solver='dense'.")
-    need = 8 * rows**2 * (DENSE_MATRICES + hyperparameters)
+    need = 8 * rows**2 * (DENSE_MATRICES + (0 if has_formula else hyperparameters))
     if solver != "auto":
         reason = "as asked"
     elif not has_formula:
@@ -140,7 +141,7 @@ def make_gp_plan(
         return GPPlan(solver, rows, features, outputs, hyperparameters, rows, 0, need, steps, pairs, reason)
     steps = STEPS if hyperparameters else 1
     columns = probes + outputs
-    memory = 8 * rows * (columns * (PRODUCTS + 6) + 60) + 8 * subset**2 * (DENSE_MATRICES + hyperparameters)
+    memory = 8 * rows * (columns * (PRODUCTS + 6) + 60) + 8 * subset**2 * DENSE_MATRICES
     pairs = steps * rows**2 * (PRODUCTS + (GRADIENT if hyperparameters else 0))
     subset = min(rows, subset)
     return GPPlan(

@@ -99,8 +99,7 @@ class RidgeBase(CallbackMixin, BaseEstimator):
         return resolve_kernel(self.kernel, n_features, **self._named_parameters())
 
     def _check_domain(self, X: Tensor) -> None:
-        if isinstance(self.kernel, str):
-            check_domain(self.kernel, X.cpu().numpy())
+        check_domain(self.kernel, X.cpu().numpy())
 
     def _check_parameters(self) -> None:
         """Raise for constructor arguments out of range."""

@@ -126,8 +126,7 @@ def gram(
     check_number("degree", degree, least=0.0, optional=True)
     check_number("coef0", coef0, optional=True)
     degree, coef0 = 3 if degree is None else degree, 1 if coef0 is None else coef0
-    if isinstance(kernel, str):
-        check_domain(kernel, x.cpu().numpy())
+    check_domain(kernel, x.cpu().numpy())
     found = resolve_kernel(
         kernel, x.shape[1], gamma=gamma, degree=degree, coef0=coef0, kernel_params=kernel_params
     )
