@@ -41,7 +41,9 @@ def by_unit_vectors(h, X, Y, alpha, **options):
     n = len(X)
     units = n**0.5 * torch.eye(n, dtype=torch.float64)
     parts = [
-        MatrixFreeEvidence(torch.as_tensor(X), Y, alpha, probes=units[:, k : k + 3], tol=1e-9, **options)(h, True)
+        MatrixFreeEvidence(torch.as_tensor(X), Y, alpha, probes=units[:, k : k + 3], tol=1e-9, **options)(
+            h, True
+        )
         for k in range(0, n, 3)
     ]
     return np.mean([p.value for p in parts]), np.mean([p.gradient for p in parts], 0), parts[0]
@@ -114,7 +116,9 @@ def test_random_vectors_know_their_error(dtype, tol):
     X = torch.from_numpy(X).to(dtype)
     h = hyperparameters(ARD, 3)
     exact = dense_evidence(h, X.double(), Y, 0.003, gradient=True)
-    found = [MatrixFreeEvidence(X, Y, 0.003, neighbours=8, tol=tol, random_state=k)(h, True) for k in range(6)]
+    found = [
+        MatrixFreeEvidence(X, Y, 0.003, neighbours=8, tol=tol, random_state=k)(h, True) for k in range(6)
+    ]
     errors = np.array([f.value - exact.value for f in found])
     claimed = np.array([f.standard_error for f in found])
     assert np.all(np.abs(errors) <= 4 * claimed)
