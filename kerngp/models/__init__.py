@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .active_dims import ActiveDims
+from .distances import KernelTestResult, hsic_test, median_heuristic, mmd_test
+from .gp.regressor import GaussianProcessRegressor
 from .kernel_base import Kernel
-from .kernel_ridge import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
@@ -22,7 +23,17 @@ from .kernels import (
     Sum,
     White,
 )
-from .ridge_plan import RidgePlan
+from .neighbours.classifier import KNeighborsClassifier
+from .neighbours.kernel_density import KernelDensity
+from .neighbours.kmeans import KMeans
+from .neighbours.nearest import NearestNeighbors
+from .neighbours.regressor import KNeighborsRegressor
+from .ridge.classifier import KernelRidgeClassifier
+from .ridge.cv import KernelRidgeCV
+from .ridge.plan import RidgePlan
+from .ridge.regressor import KernelRidge
+from .saving import load, save
+from .spectral import KernelPCA, Nystroem, SpectralClustering
 
 __all__ = [
     "RBF",
@@ -31,10 +42,21 @@ __all__ = [
     "Constant",
     "ExpSineSquared",
     "FormulaKernel",
+    "GaussianProcessRegressor",
+    "KMeans",
+    "KNeighborsClassifier",
+    "KNeighborsRegressor",
     "Kernel",
+    "KernelDensity",
+    "KernelPCA",
     "KernelRidge",
+    "KernelRidgeCV",
+    "KernelRidgeClassifier",
+    "KernelTestResult",
     "Linear",
     "Matern",
+    "NearestNeighbors",
+    "Nystroem",
     "Periodic",
     "Polynomial",
     "Power",
@@ -42,6 +64,12 @@ __all__ = [
     "RationalQuadratic",
     "RidgePlan",
     "Scale",
+    "SpectralClustering",
     "Sum",
     "White",
+    "hsic_test",
+    "load",
+    "median_heuristic",
+    "mmd_test",
+    "save",
 ]

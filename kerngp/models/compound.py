@@ -64,6 +64,10 @@ class CompoundHyperparameters(Hyperparameters):
             f"{len(self.parts)} kernels side by side are not one formula; use those of `parts`."
         )
 
+    def warn_at_bounds(self) -> None:
+        for h in self.parts:
+            h.warn_at_bounds()
+
     def matrix(self, X: Any, Y: Any = None) -> np.ndarray:
         return np.stack([h.matrix(X, Y) for h in self.parts], axis=-1)
 

@@ -6,11 +6,13 @@ for kernels of this package.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from ..errors import ShapeError
 from .kernel_base import Kernel
@@ -95,6 +97,24 @@ class Hyperparameters(ABC):
         ShapeError
             If they exceed the memory limit.
         """
+
+    def warn_at_bounds(self) -> None:
+        """Warn, in scikit-learn's words, of hyperparameters that ended at a bound."""
+        for name, value, (low, high) in zip(self.names, self.theta, self.bounds, strict=True):
+            if np.isclose(value, low):
+                side, action, bound = "lower", "Decreasing", low
+            elif np.isclose(value, high):
+                side, action, bound = "upper", "Increasing", high
+            else:
+                continue
+            stem, _, index = name.partition("[")
+            warnings.warn(
+                f"The optimal value found for dimension {index[:-1] or 0} of parameter {stem} is close to "
+                f"the specified {side} bound {float(f'{np.exp(bound):.6g}')}. {action} the bound and calling "
+                "fit again may find a better value.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def check_theta(self, theta: np.ndarray) -> np.ndarray:
         """theta as float64, if it has as many numbers as there are hyperparameters."""

@@ -379,7 +379,10 @@ class Product(Kernel):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scale(Kernel):
-    """k(x, y) = factor * kernel(x, y)."""
+    """k(x, y) = factor * kernel(x, y).
+
+    A positive factor is learned. For bounds, or to fix it, write ``Constant(2.0, bounds="fixed") * kernel``.
+    """
 
     kernel: Kernel
     factor: Number = parameter(positive=False, free=True)

@@ -29,7 +29,7 @@ from .matrix_hyperparameters import MatrixHyperparameters
 from .matrix_kernel import MatrixKernel
 from .pairwise import NON_NEGATIVE, pairwise_kernel
 from .sklearn_hyperparameters import SklearnHyperparameters
-from .sklearn_kernels import translate
+from .sklearn_kernels import pairwise_metrics, translate
 
 
 def resolve_kernel(
@@ -77,6 +77,10 @@ def resolve_kernel(
         return kernel
     if isinstance(kernel, Expr):
         return _of_expr(kernel, n_features)
+    if isinstance(kernel, CompoundKernel):
+        raise OptionError(
+            f"kernel={kernel!r} holds {len(kernel.kernels)} kernels side by side; pass one of them."
+        )
     if isinstance(kernel, SklearnKernel):
         formula = translate(kernel, n_features, noise=False)
         return formula or MatrixKernel(kernel.__call__, f"kernel={kernel!r}")
@@ -132,14 +136,20 @@ def hyperparameters(
     return KernelHyperparameters(resolved, n_features)
 
 
-def check_domain(kernel: str, X: np.ndarray) -> None:
-    """Refuse rows that a kernel given by a string is not meant for.
+def check_domain(kernel: Any, X: np.ndarray) -> None:
+    """Refuse rows that a kernel given by a name, a string or scikit-learn's objects is not meant for.
 
     Raises
     ------
     DataError
         For negative numbers where the kernel compares histograms.
     """
+    if isinstance(kernel, SklearnKernel):
+        for metric, dims in pairwise_metrics(kernel):
+            if metric in NON_NEGATIVE:
+                check_non_negative(X if dims is None else X[:, dims], metric)
+    if not isinstance(kernel, str):
+        return
     atoms = parse_kernel(kernel).atoms if "(" in kernel else ()
     for name, left in [(kernel, None), *((a.name, a.left) for a in atoms)]:
         if name in NON_NEGATIVE:
@@ -171,9 +181,10 @@ def _of_string(string: KernelString, n_features: int, gamma: float | Sequence[fl
 
 def _gammas_used(string: KernelString, n_features: int) -> list[str]:
     """Names of the parameters gamma of the kernels of a string that look at theirs."""
+    _at_points(string, *points(n_features))  # columns that do not exist are noticed here
     arguments = Arguments(2, torch.empty(0))
     gammas = {f"gamma{k}": arguments.add(1.0) for k in range(len(string.atoms))}
-    formula = _at_points(string, *points(n_features), **gammas)  # columns that do not exist are noticed here
+    formula = _at_points(string, *points(n_features), **gammas)
     return [name for name, gamma in gammas.items() if gamma in variables(formula)]
 
 

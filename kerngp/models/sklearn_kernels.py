@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from sklearn.gaussian_process import kernels as sk
 
 from . import kernels as our
 from .active_dims import ActiveDims
-from .kernel_base import Kernel
+from .kernel_base import Kernel, check_active_dims
 from .kernel_tree import on_columns
 from .pairwise import PAIRWISE, pairwise_kernel
 
@@ -54,6 +54,27 @@ def translate(
         return _Translation(n_features, None if theta is None else theta.exp(), noise).of(kernel)
     except _NoFormula:
         return None
+
+
+def pairwise_metrics(
+    kernel: Any, dims: tuple[int, ...] | None = None
+) -> Iterator[tuple[Any, tuple[int, ...] | None]]:
+    """The metric of each PairwiseKernel in a tree of kernels, and the columns it sees; None for all.
+
+    Examples
+    --------
+    >>> list(pairwise_metrics(sk.RBF() + ActiveDims(sk.PairwiseKernel(metric="chi2"), [2, 0])))
+    [('chi2', (2, 0))]
+    """
+    if type(kernel) is sk.PairwiseKernel:
+        yield kernel.metric, dims
+        return
+    if isinstance(kernel, ActiveDims):
+        own = check_active_dims(kernel.dims, "dims of ActiveDims")
+        dims = own if dims is None else tuple(dims[k] for k in own)
+    for part in kernel.get_params(deep=False).values():
+        if isinstance(part, sk.Kernel):
+            yield from pairwise_metrics(part, dims)
 
 
 @dataclass

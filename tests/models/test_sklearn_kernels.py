@@ -7,9 +7,10 @@ import pytest
 import torch
 from sklearn.gaussian_process import kernels as sk
 
+from kerngp.errors import DataError, OptionError
 from kerngp.models import RBF, ActiveDims, Constant, ExpSineSquared, KernelRidge, Matern, Periodic, White
 from kerngp.models.pairwise import PAIRWISE
-from kerngp.models.resolve import MatrixKernel, resolve_kernel
+from kerngp.models.resolve import MatrixKernel, check_domain, resolve_kernel
 from kerngp.models.sklearn_kernels import translate
 from kerngp.options import options
 
@@ -86,7 +87,6 @@ def test_the_same_function(theirs, given):
         sk.PairwiseKernel(metric="precomputed"),
         sk.RBF() ** -1,
         sk.RBF() ** 0,
-        sk.CompoundKernel([sk.RBF(), sk.RBF(2.0)]),
         type("Mine", (sk.RBF,), {"__call__": lambda self, X, Y=None, eval_gradient=False: X @ X.T})(),
         type("Twice", (sk.Sum,), {})(sk.RBF(), sk.RBF()),
     ],
@@ -97,8 +97,24 @@ def test_no_formula(theirs):
     assert isinstance(resolve_kernel(theirs, 4), MatrixKernel)
 
 
-def test_scikit_learn_itself_refuses_it():
+def test_what_is_no_kernel_for_scikit_learn_either():
     assert translate(sk.RationalQuadratic([1.0, 2.0]), 2) is None
+    several = sk.CompoundKernel([sk.RBF(), sk.RBF(2.0)])
+    assert translate(several, 2) is None
+    with pytest.raises(OptionError, match="holds 2 kernels side by side; pass one of them"):
+        resolve_kernel(several, 2)
+
+
+def test_histograms_are_not_negative():
+    x, _ = data()
+    x[:, 1] *= -1.0
+    chi2 = sk.PairwiseKernel(metric="chi2")
+    check_domain(ActiveDims(chi2, [0, 2]) + sk.RBF(), x)
+    for kernel in (2.0 * chi2, ActiveDims(ActiveDims(chi2, [1]) ** 2, [0, 1])):
+        with pytest.raises(DataError, match="Negative values in data passed to kernel='chi2'"):
+            check_domain(kernel, x)
+        with pytest.raises(DataError, match="Negative values"):
+            KernelRidge(kernel=kernel).fit(x, x[:, 0])
 
 
 def test_translations_are_the_simplest():
@@ -143,3 +159,11 @@ def test_estimators_outside_gaussian_processes_drop_the_noise_as_scikit_learn_do
     clean = KernelRidge(alpha=0.1, kernel=sk.RBF()).fit(x, y)
     noisy = KernelRidge(alpha=0.1, kernel=sk.RBF() + WHITE).fit(x, y)
     np.testing.assert_array_equal(noisy.dual_coef_, clean.dual_coef_)
+
+
+def test_columns_in_an_estimator():
+    x, new = data()
+    y = np.sin(x.sum(1))
+    some = KernelRidge(alpha=0.1, kernel=ActiveDims(sk.RBF([0.5, 2.0]), [3, 1])).fit(x, y)
+    plain = KernelRidge(alpha=0.1, kernel=sk.RBF([0.5, 2.0])).fit(x[:, [3, 1]], y)
+    np.testing.assert_allclose(some.predict(new), plain.predict(new[:, [3, 1]]), rtol=1e-10)
