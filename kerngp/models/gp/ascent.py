@@ -25,6 +25,7 @@ SHRINK, GROW = 0.3, 2.0
 # Two thetas whose log evidences differ by less than half a nat are less than a posterior standard deviation
 # of theta apart.
 HALF_NAT = 0.5
+WORTH = 0.1  # standard errors of the value: less is not worth another evaluation
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Ascent:
     curvature : ndarray of shape (p, p)
         B, positive definite.
     converged : bool
-        Whether no step promised half a nat.
+        Whether no step promised half a nat, or a tenth of the standard error.
     """
 
     h: Hyperparameters
@@ -75,7 +76,7 @@ def ascend(
         box = np.maximum(low - h.theta, -radius), np.minimum(high - h.theta, radius)
         step = _best_step(here.gradient, B, *box)
         promise = float(here.gradient @ step - 0.5 * step @ B @ step)
-        if promise < HALF_NAT and count >= least:
+        if promise < max(HALF_NAT, WORTH * here.standard_error) and count >= least:
             return Ascent(h, here, B, True)
         there_h = h.at(h.theta + step)
         there = objective(there_h, True)
