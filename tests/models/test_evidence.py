@@ -9,8 +9,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 from kerngp.errors import OptionError
-from kerngp.models.gp import matrix_free
-from kerngp.models.gp import dense
+from kerngp.models.gp import dense, matrix_free
 from kerngp.models.gp.dense import dense_evidence
 from kerngp.models.gp.evidence import Evidence
 from kerngp.models.gp.matrix_free import MatrixFreeEvidence
