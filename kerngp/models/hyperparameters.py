@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import ShapeError
+from ..options import current
+from .inputs import bytes_text
 from .kernel_base import Kernel
 
 Tensor = torch.Tensor
@@ -84,3 +87,22 @@ class Hyperparameters(ABC):
         ShapeError
             If they exceed the memory limit.
         """
+
+
+def check_size(kernel: Any, rows: int, columns: int, count: int = 1) -> None:
+    """Whether ``count`` matrices in float64 stay below the memory limit in force.
+
+    Raises
+    ------
+    ShapeError
+        If they do not.
+    """
+    size, limit = 8 * rows * columns * count, current().memory_limit
+    if size > limit:
+        what = "matrix" if count == 1 else "matrix, with its derivatives,"
+        raise ShapeError(
+            f"the {rows} x {columns} {what} of kernel={kernel!r} takes {bytes_text(size)}, more than the "
+            f"limit of {bytes_text(limit)}; use fewer rows or a kernel that has a formula (see "
+            "kerngp.models.FormulaKernel), which needs no matrix, or raise the limit with memory_limit or "
+            "kerngp.options.options(memory_limit=...)."
+        )

@@ -20,10 +20,12 @@ from ..engine.expr import Expr, substitute, variables
 from ..engine.kernel_strings import KernelString, parse_kernel
 from ..errors import FormulaError, OptionError, ShapeError
 from ..options import current
+from .hyperparameters import Hyperparameters
 from .inputs import bytes_text, check_non_negative
 from .kernel_base import Arguments, Kernel, points
 from .kernels import FormulaKernel
 from .pairwise import NON_NEGATIVE, pairwise_kernel
+from .sklearn_hyperparameters import SklearnHyperparameters
 from .sklearn_kernels import translate
 
 
@@ -109,7 +111,8 @@ def resolve_kernel(
     if isinstance(kernel, Expr):
         return _of_expr(kernel, n_features)
     if isinstance(kernel, SklearnKernel):
-        return translate(kernel, n_features) or MatrixKernel(kernel.__call__, f"kernel={kernel!r}")
+        formula = translate(kernel, n_features, noise=False)
+        return formula or MatrixKernel(kernel.__call__, f"kernel={kernel!r}")
     if isinstance(kernel, type) and issubclass(kernel, (Kernel, SklearnKernel)):
         raise OptionError(f"kernel={kernel.__name__} is a class; pass an instance, {kernel.__name__}().")
     if callable(kernel):
@@ -117,6 +120,27 @@ def resolve_kernel(
     raise OptionError(
         f"kernel={kernel!r} is a {type(kernel).__name__}; expected a name, a kernel of kerngp.models, "
         "a formula or a function of two points."
+    )
+
+
+def hyperparameters(kernel: Any, n_features: int) -> Hyperparameters:
+    """The free hyperparameters of whatever stands for a kernel.
+
+    Parameters
+    ----------
+    kernel : scikit-learn kernel object
+    n_features : int
+        Columns of the points.
+
+    Raises
+    ------
+    OptionError
+        If it is no kernel.
+    """
+    if isinstance(kernel, SklearnKernel):
+        return SklearnHyperparameters(kernel, n_features)
+    raise OptionError(
+        f"kernel={kernel!r} is a {type(kernel).__name__}; expected a kernel object of scikit-learn."
     )
 
 

@@ -307,7 +307,6 @@ def test_translation_of_scikit_learn_objects(theirs):
 
 def test_no_translation_where_definitions_differ():
     assert translate(sk.ExpSineSquared(), 2) is None and translate(sk.ExpSineSquared(), 1) is not None
-    assert translate(sk.RBF() + sk.WhiteKernel(), 2) is None
     assert translate(sk.Matern(nu=1.0), 2) is None
     assert translate(sk.RBF() ** 2, 2) is None
 
