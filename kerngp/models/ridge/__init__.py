@@ -1,0 +1,3 @@
+"""Kernel ridge regression and its relatives."""
+
+from __future__ import annotations
