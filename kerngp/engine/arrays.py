@@ -27,10 +27,11 @@ def dtype_name(dtype: object) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """Where an array came from: the name of its library and the way back."""
+    """Where an array came from: the name of its library, and the way back."""
 
     name: str
     leave: Callable[[torch.Tensor], Any]
+    device: Any = None  # in the words of a library that is neither torch nor NumPy
 
 
 def _to_numpy(t: torch.Tensor) -> np.ndarray:
@@ -42,8 +43,12 @@ def _unchanged(t: torch.Tensor) -> torch.Tensor:
     return t
 
 
-def _through_dlpack(enter: Callable[[Any], Any], t: torch.Tensor) -> Any:
-    return enter(t.detach())
+def _through_dlpack(enter: Callable[[Any], Any], device: Any, t: torch.Tensor) -> Any:
+    out = enter(t.detach())
+    # torch knows the memory, not the device of a library that has several for the same memory
+    if device is not None and out.device != device:
+        out = out.to_device(device)
+    return out
 
 
 # functions with a name and their partial forms can be pickled
@@ -70,7 +75,10 @@ def kind_of(value: object) -> Kind:
     enter = getattr(namespace(), "from_dlpack", None) if namespace is not None else None
     if enter is None:
         return NUMPY
-    return Kind(type(value).__module__.partition(".")[0], functools.partial(_through_dlpack, enter))
+    device = getattr(value, "device", None)
+    return Kind(
+        type(value).__module__.partition(".")[0], functools.partial(_through_dlpack, enter, device), device
+    )
 
 
 def restore(tensor: torch.Tensor, like: object) -> Any:
@@ -205,7 +213,7 @@ def adopt_integers(name: str, value: Any) -> torch.Tensor:
     >>> adopt_integers("labels", [0, 2])
     tensor([0, 2])
     """
-    t = _any_array(name, value)
+    t = adopt_any(name, value)
     if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
         raise DTypeError(
             f"{name} has dtype {dtype_name(t.dtype)}; expected integers: convert it, for example to int64."
@@ -226,14 +234,26 @@ def adopt_mask(name: str, value: Any) -> torch.Tensor:
     >>> adopt_mask("keep", [True, False])
     tensor([ True, False])
     """
-    t = _any_array(name, value)
+    t = adopt_any(name, value)
     mask = t.to(torch.bool)
     if t.dtype != torch.bool and not bool((t == mask.to(t.dtype)).all()):
         raise DTypeError(f"{name} holds numbers other than 0 and 1; expected booleans, as from {name} > 0.")
     return mask
 
 
-def _any_array(name: str, value: Any) -> torch.Tensor:
+def adopt_any(name: str, value: Any) -> torch.Tensor:
+    """A torch tensor with the values and the dtype of an array of any library.
+
+    Raises
+    ------
+    DTypeError
+        What torch has no dtype for.
+
+    Examples
+    --------
+    >>> adopt_any("labels", [0, 2])
+    tensor([0, 2])
+    """
     if isinstance(value, torch.Tensor):
         return value
     try:
