@@ -19,6 +19,8 @@ from .kernels import (
     Sum,
     White,
 )
+from .ridge.logistic import KernelLogisticRegression
+from .ridge.logistic_plan import LogisticPlan
 from .ridge_plan import RidgePlan
 
 __all__ = [
@@ -27,8 +29,10 @@ __all__ = [
     "Constant",
     "FormulaKernel",
     "Kernel",
+    "KernelLogisticRegression",
     "KernelRidge",
     "Linear",
+    "LogisticPlan",
     "Matern",
     "Periodic",
     "Polynomial",

@@ -135,8 +135,10 @@ class DualNewton(LinearOperator):
         unit = 0.0 if self.at.unit is None else self.at.unit.square()
         # |(I - s s') e_c|^2 in the norm of diag(root^2)
         square = self.at.root.square()
-        weight = square if self.at.unit is None else (
-            square * (1.0 - 2.0 * unit) + unit * (square * unit).sum(-1, keepdim=True)
+        weight = (
+            square
+            if self.at.unit is None
+            else (square * (1.0 - 2.0 * unit) + unit * (square * unit).sum(-1, keepdim=True))
         )
         return (self.alpha + k * weight).reshape(-1).to(self.torch_dtype)
 

@@ -7,6 +7,7 @@ full and the number of exact digits doubles. What the coefficients of f are is u
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ Callback = Callable[[Progress], Any] | None
 
 LOOSEST = 0.1  # relative accuracy of a step where the model is poor anyway
 ENOUGH = 1e-4  # of the decrease that the model promises (Armijo)
+SLOWER = 3.0  # by how much alpha falls from step to step
 ROUNDING = 1e-13  # of the objective: differences below it say nothing
 HALVINGS = 40
 
@@ -147,13 +149,43 @@ def minimise(
     return at
 
 
+def follow(
+    likelihood: Likelihood,
+    space: Space,
+    alpha: float,
+    c: Tensor,
+    f: Tensor,
+    *,
+    easy: float,
+    tol: float = 1e-6,
+    max_iter: int = 100,
+    loosest: float = LOOSEST,
+    callback: Callback = None,
+) -> Minimum:
+    """`minimise` after single steps with alphas that fall from ``easy`` to ``alpha``.
+
+    For a small alpha the quadratic model is good near the minimum only; the minimum for a larger one is in
+    that neighbourhood, and easier to come by (Marteau-Ferey, Bach and Rudi, 2019).
+    """
+    steps = inner = 0
+    count = math.ceil(math.log(easy / alpha) / math.log(SLOWER)) if easy > alpha else 0
+    settings: dict[str, Any] = {"loosest": loosest, "tol": tol, "callback": callback}
+    for k in range(min(count, max_iter - 1)):
+        at = minimise(likelihood, space, alpha * SLOWER ** (count - k), c, f, max_iter=1, **settings)
+        c, f, steps, inner = at.c, at.f, steps + at.iterations, inner + at.inner
+        if at.status is Status.stopped:
+            return replace(at, iterations=steps, inner=inner)
+    at = minimise(likelihood, space, alpha, c, f, max_iter=max_iter - steps, **settings)
+    return replace(at, iterations=at.iterations + steps, inner=at.inner + inner)
+
+
 def _moved(
     likelihood: Likelihood, space: Space, alpha: float, at: Minimum, step: Step, curvature: Curvature
 ) -> Minimum:
     """The state after a step, shortened as far as need be."""
     before = at.loss + 0.5 * alpha * at.energy
     cross, square = space.inner(at.c, at.f, step.c, step.f), space.inner(step.c, step.f, step.c, step.f)
-    if not all(map(torch.isfinite, map(torch.tensor, (step.decrement, cross, square, before)))):
+    if not all(math.isfinite(number) for number in (step.decrement, cross, square, before)):
         raise SolveError(
             "NaN or infinity in Newton's iteration: the kernel overflows or is not defined for these data. "
             "Check its parameters, or scale the columns of X."

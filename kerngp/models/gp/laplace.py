@@ -113,7 +113,9 @@ def slope(mode: Mode, K: np.ndarray, dK: np.ndarray, y: np.ndarray) -> np.ndarra
 
 def latent_variance(mode: Mode, cross: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Posterior variances at points with the prior variances ``prior``, (m,), and ``cross`` = k(X, points)."""
-    v = scipy.linalg.solve_triangular(mode.L, mode.root[:, np.newaxis] * cross, lower=True, check_finite=False)
+    v = scipy.linalg.solve_triangular(
+        mode.L, mode.root[:, np.newaxis] * cross, lower=True, check_finite=False
+    )
     return prior - np.einsum("ij,ij->j", v, v)
 
 
