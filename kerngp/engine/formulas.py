@@ -33,6 +33,7 @@ from .ops import (
     normalize,
     rsqrt,
     sin,
+    sinc,
     sqdist,
     sqrt,
     square,
@@ -122,6 +123,16 @@ def periodic(x: Expr, y: Expr, lengthscale: Expr | float = 1.0) -> Expr:
         return concat(cos(angle) * scale, sin(angle) * scale)
 
     return gaussian(circle(x), circle(y))
+
+
+@named("exp_sine_squared")
+def exp_sine_squared(x: Expr, y: Expr, lengthscale: Expr | float = 1.0) -> Expr:
+    """exp(-2 sin^2(pi |x - y|) / l^2); x and y in units of the period.
+
+    Indefinite beyond one component. The sine of pi r is pi r sinc(r), with all its derivatives at r = 0.
+    """
+    d2 = sqdist(x, y)
+    return exp((-2.0 * math.pi**2) * (d2 * square(sinc(sqrt(d2)) / as_expr(lengthscale))))
 
 
 # ---------------------------------------------------------------- functions of the scalar product

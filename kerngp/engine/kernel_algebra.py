@@ -30,7 +30,7 @@ PROFILES: dict[str, Callable[[Expr], Expr]] = {
     "inverse_multiquadric": lambda d2: rsqrt(1.0 + d2),
     "distance": sqrt,
 }
-_INDEFINITE = ("additive_chi2", "distance", "sigmoid")
+_INDEFINITE = ("additive_chi2", "distance", "exp_sine_squared", "sigmoid")
 _LINEAR_FLOOR = 1e-8  # log |<x, y>| stays finite where the product vanishes
 
 

@@ -503,6 +503,7 @@ class LazyTensor:
         x0: Any = None,
         callback: Any = None,
         on_fail: str = "warn",
+        progress: bool = False,
         return_info: bool = False,
         **settings: Any,
     ) -> Any:

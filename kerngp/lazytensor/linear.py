@@ -169,6 +169,7 @@ def solve(
     x0: Any = None,
     callback: Any = None,
     on_fail: str = "warn",
+    progress: bool = False,
     return_info: bool = False,
     **settings: Any,
 ) -> Any:
@@ -185,7 +186,7 @@ def solve(
     eps, rtol : float
         Tolerance on the residual, relative to b, in every column: two names, KeOps's is ``eps``. Default
         1e-6, for float32 1e-4.
-    method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+    method, preconditioner, max_iter, time_limit, x0, callback, on_fail, progress
         As for `kerngp.solvers.solve`. By default the method is chosen by measuring.
     return_info : bool
         Return how the solve went as well, a `kerngp.solvers.Solution`.
@@ -220,6 +221,7 @@ def solve(
         x0=x0,
         callback=callback,
         on_fail=on_fail,
+        progress=progress,
         return_info=return_info,
     )
     return run() if call else run

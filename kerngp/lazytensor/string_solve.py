@@ -102,6 +102,7 @@ class KernelSolve:
         x0: Any = None,
         callback: Callable[..., Any] | None = None,
         on_fail: str = "warn",
+        progress: bool = False,
         return_info: bool = False,
     ) -> Any:
         """The solution for these arrays.
@@ -119,7 +120,7 @@ class KernelSolve:
             float32 1e-4.
         ranges : tuple, optional
             Blocks of pairs, as `kerngp.torch.cluster.from_matrix` makes them: K is 0 elsewhere.
-        method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+        method, preconditioner, max_iter, time_limit, x0, callback, on_fail, progress
             As for `kerngp.solvers.solve`. By default the method is chosen by measuring.
         return_info : bool
             Return how the solve went as well, a `kerngp.solvers.Solution`.
@@ -145,6 +146,7 @@ class KernelSolve:
                 x0=x0,
                 callback=callback,
                 on_fail=on_fail,
+                progress=progress,
                 return_info=True,
             )
         x = restore(found, operands.kind)

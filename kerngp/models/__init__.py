@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from .active_dims import ActiveDims
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
 from .kernels import (
     RBF,
     Cauchy,
     Constant,
+    ExpSineSquared,
     FormulaKernel,
     Linear,
     Matern,
     Periodic,
     Polynomial,
+    Power,
     Product,
     RationalQuadratic,
     Scale,
@@ -25,8 +28,10 @@ from .ridge_plan import RidgePlan
 
 __all__ = [
     "RBF",
+    "ActiveDims",
     "Cauchy",
     "Constant",
+    "ExpSineSquared",
     "FormulaKernel",
     "Kernel",
     "KernelLogisticRegression",
@@ -36,6 +41,7 @@ __all__ = [
     "Matern",
     "Periodic",
     "Polynomial",
+    "Power",
     "Product",
     "RationalQuadratic",
     "RidgePlan",

@@ -6,15 +6,15 @@ for kernels of this package.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from ..errors import ShapeError
-from ..options import current
-from .inputs import bytes_text
 from .kernel_base import Kernel
 
 Tensor = torch.Tensor
@@ -50,7 +50,13 @@ class Hyperparameters(ABC):
 
     @abstractmethod
     def at(self, theta: np.ndarray) -> Hyperparameters:
-        """The same kernel at another theta."""
+        """The same kernel at another theta.
+
+        Raises
+        ------
+        ShapeError
+            If theta has not p numbers.
+        """
 
     @abstractmethod
     def formula(self, theta: Tensor | None = None) -> Kernel:
@@ -60,7 +66,7 @@ class Hyperparameters(ABC):
         ----------
         theta : Tensor of shape (p,), optional
             Default ``self.theta``. Hyperparameters are differentiable functions of it, in its dtype, on its
-            device.
+            device. A kernel need not depend on all of it: ask autograd with ``allow_unused=True``.
 
         Raises
         ------
@@ -79,6 +85,10 @@ class Hyperparameters(ABC):
         """
 
     @abstractmethod
+    def diag(self, X: np.ndarray) -> np.ndarray:
+        """The diagonal of k(X, X) in float64, with white noise."""
+
+    @abstractmethod
     def gradient(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """k(X, X) and its derivatives by theta, shapes (n, n) and (n, n, p). For few rows.
 
@@ -88,21 +98,28 @@ class Hyperparameters(ABC):
             If they exceed the memory limit.
         """
 
+    def warn_at_bounds(self) -> None:
+        """Warn, in scikit-learn's words, of hyperparameters that ended at a bound."""
+        for name, value, (low, high) in zip(self.names, self.theta, self.bounds, strict=True):
+            at = "lower" if np.isclose(value, low) else "upper" if np.isclose(value, high) else None
+            if at is None:
+                continue
+            stem, _, index = name.partition("[")
+            bound = float(f"{np.exp(low if at == 'lower' else high):.6g}")
+            warnings.warn(
+                f"The optimal value found for dimension {index[:-1] or 0} of parameter {stem} is close to the "
+                f"specified {at} bound {bound}. {'Decreasing' if at == 'lower' else 'Increasing'} the bound and "
+                "calling fit again may find a better value.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
-def check_size(kernel: Any, rows: int, columns: int, count: int = 1) -> None:
-    """Whether ``count`` matrices in float64 stay below the memory limit in force.
-
-    Raises
-    ------
-    ShapeError
-        If they do not.
-    """
-    size, limit = 8 * rows * columns * count, current().memory_limit
-    if size > limit:
-        what = "matrix" if count == 1 else "matrix, with its derivatives,"
-        raise ShapeError(
-            f"the {rows} x {columns} {what} of kernel={kernel!r} takes {bytes_text(size)}, more than the "
-            f"limit of {bytes_text(limit)}; use fewer rows or a kernel that has a formula (see "
-            "kerngp.models.FormulaKernel), which needs no matrix, or raise the limit with memory_limit or "
-            "kerngp.options.options(memory_limit=...)."
-        )
+    def check_theta(self, theta: np.ndarray) -> np.ndarray:
+        """theta as float64, if it has as many numbers as there are hyperparameters."""
+        out = np.asarray(theta, dtype=np.float64)
+        if out.shape != self.theta.shape:
+            raise ShapeError(
+                f"theta has shape {out.shape}; expected {self.theta.shape}, one logarithm for each of "
+                f"{', '.join(self.names) or 'no hyperparameters'}."
+            )
+        return out

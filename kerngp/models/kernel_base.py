@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..engine.expr import Expr, Pm, Vi, Vj
+from ..engine.expr import Expr, Pm, Vi, Vj, as_expr
 from ..engine.ops import concat, extract
 from ..errors import FormulaError, OptionError, ShapeError
+from .bounds import check_bounds
 
 if TYPE_CHECKING:
     from ..solvers.operator import LinearOperator
@@ -57,9 +58,9 @@ class Arguments:
 
 
 class Kernel(ABC):
-    """A positive semi-definite function of two points, or a sum, product or multiple of such functions.
+    """A positive semi-definite function of two points, or a combination of such functions.
 
-    Kernels are combined with ``+`` and ``*`` and scaled by numbers or one-element tensors; a number
+    Kernels are combined with ``+``, ``*`` and ``**`` and scaled by numbers or one-element tensors; a number
     that is added stands for `Constant`. Calling a kernel gives its matrix as an operator, whose
     entries are computed when they are used and never stored.
 
@@ -130,6 +131,9 @@ class Kernel(ABC):
     def __rmul__(self, other: Number) -> Kernel:
         return Scale(self, other) if _is_number(other) else NotImplemented
 
+    def __pow__(self, exponent: float) -> Kernel:
+        return Power(self, exponent) if _is_number(exponent) else NotImplemented
+
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
@@ -145,9 +149,16 @@ class Kernel(ABC):
 # ---------------------------------------------------------------- hyperparameters
 
 
-def parameter(default: Any, *, vector: bool = False, positive: bool = True) -> Any:
-    """A field that is a hyperparameter: a number or tensor, or (``vector``) one number for each dimension."""
-    return field(default=default, metadata={"parameter": True, "vector": vector, "positive": positive})
+def parameter(
+    default: Any = MISSING, *, vector: bool = False, positive: bool = True, free: bool | None = None
+) -> Any:
+    """A field that is a hyperparameter: a number or tensor, or (``vector``) one number for each dimension.
+
+    ``free`` says whether it is learned if nothing else is said, and if it is positive; default ``positive``.
+    """
+    free = positive if free is None else free
+    metadata = {"parameter": True, "vector": vector, "positive": positive, "free": free}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,18 +167,30 @@ class Atom(Kernel):
 
     A subclass is a frozen dataclass whose hyperparameters are declared with `parameter`; everything
     else (argument passing, lengthscale vectors, active dimensions, algebra, gradients) is here.
+
+    Parameters
+    ----------
+    active_dims : sequence of int, optional
+        Columns the kernel looks at; default all.
+    bounds : "fixed", (low, high), or mapping from names to these, optional
+        Of hyperparameters, for estimators that learn them: for all or by name, for vectors also one pair for
+        each component. Default (1e-5, 1e5) for those that are positive by definition; the others are fixed.
     """
 
     active_dims: Any = field(default=None, kw_only=True)
+    bounds: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "active_dims", _active_dims(self.active_dims, type(self).__name__))
+        if self.active_dims is not None:
+            where = f"active_dims of {type(self).__name__}"
+            put(self, "active_dims", check_active_dims(self.active_dims, where))
         for f in fields(self):
             if f.metadata.get("parameter"):
                 where = f"{f.name} of {type(self).__name__}"
                 value = check_parameter(getattr(self, f.name), where, **_rules(f))
                 put(self, f.name, value)
+        put(self, "bounds", check_bounds(self.bounds, self.parameters(), type(self).__name__))
 
     @property
     def psd(self) -> bool:
@@ -182,19 +205,21 @@ class Atom(Kernel):
         x, y = self.select(x), self.select(y)
         return Parts(self.formula(x, y, self.bind(x.dim, arguments)), None)
 
+    def parameters(self) -> dict[str, Any]:
+        """The hyperparameters by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("parameter")}
+
     def bind(self, dim: int, arguments: Arguments) -> SimpleNamespace:
         """The hyperparameters as parameter variables; vectors must have ``dim`` components."""
         bound = {}
-        for f in fields(self):
-            if f.metadata.get("parameter"):
-                e = arguments.add(getattr(self, f.name))
-                if e.dim not in (1, dim):
-                    what = "active dimensions" if self.active_dims is not None else "columns of x"
-                    raise ShapeError(
-                        f"{f.name} of {type(self).__name__} has {e.dim} components; "
-                        f"expected 1 or one for each of the {dim} {what}."
-                    )
-                bound[f.name] = e
+        for name, value in self.parameters().items():
+            e = bound[name] = arguments.add(value)
+            if e.dim not in (1, dim):
+                what = "active dimensions" if self.active_dims is not None else "columns of x"
+                raise ShapeError(
+                    f"{name} of {type(self).__name__} has {e.dim} components; "
+                    f"expected 1 or one for each of the {dim} {what}."
+                )
         return SimpleNamespace(**bound)
 
     def select(self, x: Expr) -> Expr:
@@ -212,10 +237,10 @@ class Atom(Kernel):
         return concat(*(extract(x, dims[a], b - a) for a, b in zip(starts, ends, strict=True)))
 
     def __repr__(self) -> str:
-        shown = [f for f in fields(self) if f.name != "active_dims"]
-        texts = [f"{f.name}={getattr(self, f.name)!r}" for f in shown]
-        if self.active_dims is not None:
-            texts.append(f"active_dims={self.active_dims!r}")
+        extra = ("active_dims", "bounds")
+        names = [f.name for f in fields(self) if f.name not in extra]
+        names += [name for name in extra if getattr(self, name) is not None]
+        texts = [f"{name}={getattr(self, name)!r}" for name in names]
         return f"{type(self).__name__}({', '.join(texts)})"
 
 
@@ -261,21 +286,22 @@ def _expected(vector: bool) -> str:
     return "a number or a vector with one number for each dimension" if vector else "one number"
 
 
-def _active_dims(value: Any, owner: str) -> tuple[int, ...] | None:
-    if value is None:
-        return None
+def check_active_dims(value: Any, where: str) -> tuple[int, ...]:
+    """Column numbers as a tuple.
+
+    Raises
+    ------
+    OptionError
+        If they are none, or if one stands there twice.
+    """
     try:
         dims = np.atleast_1d(np.asarray(value.cpu() if isinstance(value, Tensor) else value))
     except (TypeError, ValueError):
         dims = np.empty(0)
     if dims.ndim != 1 or dims.size == 0 or dims.dtype.kind not in "iu" or dims.min() < 0:
-        raise OptionError(
-            f"active_dims of {owner} is {value!r}; expected column numbers 0, 1, ..., at least one."
-        )
+        raise OptionError(f"{where} is {value!r}; expected column numbers 0, 1, ..., at least one.")
     if len(set(dims.tolist())) != dims.size:
-        raise OptionError(
-            f"active_dims of {owner} is {value!r}: a column stands there twice; name each once."
-        )
+        raise OptionError(f"{where} is {value!r}: a column stands there twice; name each once.")
     return tuple(int(d) for d in dims)
 
 
@@ -353,10 +379,13 @@ class Product(Kernel):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scale(Kernel):
-    """k(x, y) = factor * kernel(x, y)."""
+    """k(x, y) = factor * kernel(x, y).
+
+    A positive factor is learned. For bounds, or to fix it, write ``Constant(2.0, bounds="fixed") * kernel``.
+    """
 
     kernel: Kernel
-    factor: Number
+    factor: Number = parameter(positive=False, free=True)
 
     def __post_init__(self) -> None:
         factor = check_parameter(self.factor, f"the factor of {self.kernel!r}")
@@ -373,6 +402,60 @@ class Scale(Kernel):
 
     def __repr__(self) -> str:
         return f"{self.factor!r} * {_factor_text(self.kernel)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Power(Kernel):
+    """k(x, y) = kernel(x, y) ** exponent.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    exponent : float
+        Positive, fixed. Integer powers of positive semi-definite kernels are positive semi-definite; others
+        are not taken to be, and are NaN where the kernel is negative.
+
+    Raises
+    ------
+    OptionError
+        If the exponent is not a positive number.
+
+    References
+    ----------
+    Exponentiation of scikit-learn.
+    """
+
+    kernel: Kernel
+    exponent: float
+
+    def __post_init__(self) -> None:
+        where = f"the exponent of {self.kernel!r}"
+        exponent = check_parameter(self.exponent, where, positive=True)
+        exponent = int(exponent) if float(exponent).is_integer() else float(exponent)
+        object.__setattr__(self, "exponent", exponent)
+
+    @property
+    def psd(self) -> bool:
+        return isinstance(self.exponent, int) and self.kernel.psd
+
+    def parts(self, x: Expr, y: Expr, arguments: Arguments) -> Parts:
+        """See `Kernel.parts`; (f + nugget)^n = f^n + nugget sum_m (f + nugget)^m f^(n - 1 - m)."""
+        a, n = self.kernel.parts(x, y, arguments), self.exponent
+        power = n if isinstance(n, int) else arguments.add(n)
+        f, nugget = a.formula, a.nugget
+        if nugget is None or f is None:
+            return Parts(None if f is None else f**power, None if nugget is None else nugget**power)
+        whole = f + nugget
+        if not isinstance(n, int):
+            return Parts(f**power, whole**power - f**power)
+        total = as_expr(1.0)
+        for m in range(1, n):
+            total = whole * total + f**m
+        return Parts(f**power, nugget * total)
+
+    def __repr__(self) -> str:
+        simple = isinstance(self.kernel, Atom)
+        return f"{self.kernel!r} ** {self.exponent}" if simple else f"({self.kernel!r}) ** {self.exponent}"
 
 
 def _factor_text(k: Kernel) -> str:

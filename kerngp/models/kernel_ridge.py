@@ -297,8 +297,7 @@ class KernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return X if isinstance(self.kernel, str) and self.kernel == "precomputed" else dense_rows(X, "X")
 
     def _resolve(self, X: np.ndarray) -> Any:
-        if isinstance(self.kernel, str):
-            check_domain(self.kernel, X)
+        check_domain(self.kernel, X)
         return resolve_kernel(self.kernel, X.shape[1], **self._named_parameters())
 
     def _check_parameters(self) -> None:

@@ -20,6 +20,7 @@ from .kernel_base import (
     Kernel,
     Number,
     Parts,
+    Power,
     Product,
     Scale,
     Sum,
@@ -32,12 +33,14 @@ __all__ = [
     "RBF",
     "Cauchy",
     "Constant",
+    "ExpSineSquared",
     "FormulaKernel",
     "Kernel",
     "Linear",
     "Matern",
     "Periodic",
     "Polynomial",
+    "Power",
     "Product",
     "RationalQuadratic",
     "Scale",
@@ -187,6 +190,34 @@ class Periodic(Atom):
         return formulas.periodic(x / p.period, y / p.period, p.lengthscale)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class ExpSineSquared(Atom):
+    """k(x, y) = exp(-2 sin^2(pi |x - y| / p) / l^2), periodic in the Euclidean distance.
+
+    Positive semi-definite for one column only, where it equals `Periodic`.
+
+    Parameters
+    ----------
+    lengthscale : float or tensor
+    period : float or tensor
+    active_dims : sequence of int, optional
+
+    References
+    ----------
+    ExpSineSquared of scikit-learn (``length_scale``, ``periodicity``).
+    """
+
+    lengthscale: Number = parameter(1.0)
+    period: Number = parameter(1.0)
+
+    @property
+    def psd(self) -> bool:
+        return self.active_dims is not None and len(self.active_dims) == 1
+
+    def formula(self, x: Expr, y: Expr, p: Any) -> Expr:
+        return formulas.exp_sine_squared(x / p.period, y / p.period, p.lengthscale)
+
+
 # ---------------------------------------------------------------- kernels of the scalar product
 
 
@@ -263,7 +294,7 @@ class Constant(Atom):
     ConstantKernel of scikit-learn and GPyTorch.
     """
 
-    value: Number = parameter(1.0, positive=False)
+    value: Number = parameter(1.0, positive=False, free=True)
 
     @property
     def psd(self) -> bool:
@@ -312,7 +343,7 @@ class FormulaKernel(Atom):
     function : callable (x, y, **params) -> Expr of dim 1
         Written with operators and the functions of `kerngp.engine.ops`. At module level it can be pickled.
     params : dict of str to float, sequence of floats or tensor, optional
-        Hyperparameters; the function receives each as an Expr.
+        Hyperparameters; the function receives each as an Expr. Those that are positive are learned.
     psd : bool
         Whether the function is positive semi-definite; solvers trust it.
     active_dims : sequence of int, optional
@@ -356,6 +387,10 @@ class FormulaKernel(Atom):
                 "sum over the components with kerngp.engine.ops.total, dot or sqdist."
             )
         return out
+
+    def parameters(self) -> dict[str, Any]:
+        """See `Atom.parameters`."""
+        return self.params
 
     def bind(self, dim: int, arguments: Arguments) -> Any:
         """The hyperparameters by name; their dimensions are the function's affair."""

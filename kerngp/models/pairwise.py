@@ -9,6 +9,7 @@ from ..engine import formulas
 from ..engine.expr import Expr
 from ..engine.ops import sqrt
 from ..errors import OptionError
+from .kernel_base import Number
 from .kernels import FormulaKernel
 
 
@@ -38,7 +39,7 @@ NON_NEGATIVE = ("additive_chi2", "chi2")
 
 
 def pairwise_kernel(
-    name: str, n_features: int, *, gamma: float | None = None, degree: float = 3, coef0: float = 1
+    name: str, n_features: int, *, gamma: Number | None = None, degree: float = 3, coef0: float = 1
 ) -> FormulaKernel:
     """scikit-learn's kernel ``name``.
 
@@ -48,7 +49,7 @@ def pairwise_kernel(
         One of `PAIRWISE`.
     n_features : int
         Columns of the points; the default of gamma depends on it.
-    gamma : float, optional
+    gamma : float or tensor, optional
         None means 1 / n_features for rbf, laplacian, poly and sigmoid, and 1 for chi2.
     degree, coef0 : float
         Of poly and sigmoid.
@@ -70,15 +71,18 @@ def pairwise_kernel(
         )
     if gamma is None:
         gamma = 1.0 if name == "chi2" else 1.0 / n_features
-    values = {"gamma": float(gamma), "coef0": float(coef0)}
+    values = {"gamma": gamma, "coef0": float(coef0)}
+    bounds = {"coef0": "fixed"}
     if name in ("rbf", "laplacian", "chi2"):
         function = {"rbf": _rbf, "laplacian": _laplacian, "chi2": _chi2}[name]
         return FormulaKernel(function, {"gamma": values["gamma"]})
     if name == "sigmoid":
-        return FormulaKernel(_sigmoid, values, psd=False)
+        return FormulaKernel(_sigmoid, values, psd=False, bounds=bounds)
     if name in ("poly", "polynomial"):
         if float(degree).is_integer():
-            return FormulaKernel(partial(_polynomial, degree=int(degree)), values, psd=coef0 >= 0)
-        return FormulaKernel(_polynomial, values | {"degree": float(degree)}, psd=False)
+            function = partial(_polynomial, degree=int(degree))
+            return FormulaKernel(function, values, psd=coef0 >= 0, bounds=bounds)
+        values, bounds = values | {"degree": float(degree)}, bounds | {"degree": "fixed"}
+        return FormulaKernel(_polynomial, values, psd=False, bounds=bounds)
     plain = {"linear": formulas.linear, "cosine": formulas.cosine, "additive_chi2": formulas.additive_chi2}
     return FormulaKernel(plain[name], psd=name != "additive_chi2")

@@ -7,62 +7,29 @@ only (precomputed, a Python function of two rows): it works up to the memory lim
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.gaussian_process.kernels import CompoundKernel
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 from sklearn.metrics.pairwise import pairwise_kernels
 
 from ..engine.expr import Expr, substitute, variables
 from ..engine.kernel_strings import KernelString, parse_kernel
 from ..errors import FormulaError, OptionError, ShapeError
-from ..options import current
+from .compound import CompoundHyperparameters
 from .hyperparameters import Hyperparameters
-from .inputs import bytes_text, check_non_negative
+from .inputs import check_non_negative
 from .kernel_base import Arguments, Kernel, points
+from .kernel_hyperparameters import KernelHyperparameters
 from .kernels import FormulaKernel
+from .matrix_hyperparameters import MatrixHyperparameters
+from .matrix_kernel import MatrixKernel
 from .pairwise import NON_NEGATIVE, pairwise_kernel
 from .sklearn_hyperparameters import SklearnHyperparameters
-from .sklearn_kernels import translate
-
-
-@dataclass(frozen=True)
-class MatrixKernel:
-    """A kernel that computes whole matrices with NumPy.
-
-    Attributes
-    ----------
-    function : callable (X, Y) -> ndarray of shape (M, N)
-    name : str
-        For messages.
-    precomputed : bool
-        The matrix is what the user passes as X, so there are no points.
-    """
-
-    function: Callable[[np.ndarray, np.ndarray], Any]
-    name: str
-    precomputed: bool = False
-
-    def matrix(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-        """The matrix in double precision.
-
-        Raises
-        ------
-        ShapeError
-            If it exceeds the memory limit in force.
-        """
-        size, limit = 8 * X.shape[0] * Y.shape[0], current().memory_limit
-        if size > limit:
-            raise ShapeError(
-                f"the {X.shape[0]} x {Y.shape[0]} matrix of {self.name} takes {bytes_text(size)}, "
-                f"more than the limit of {bytes_text(limit)}; write the kernel as a formula (see "
-                "kerngp.models.FormulaKernel), which needs no matrix, or raise the limit with "
-                "kerngp.options.options(memory_limit=...)."
-            )
-        return np.asarray(self.function(X, Y), dtype=np.float64)
+from .sklearn_kernels import pairwise_metrics, translate
 
 
 def resolve_kernel(
@@ -110,6 +77,10 @@ def resolve_kernel(
         return kernel
     if isinstance(kernel, Expr):
         return _of_expr(kernel, n_features)
+    if isinstance(kernel, CompoundKernel):
+        raise OptionError(
+            f"kernel={kernel!r} holds {len(kernel.kernels)} kernels side by side; pass one of them."
+        )
     if isinstance(kernel, SklearnKernel):
         formula = translate(kernel, n_features, noise=False)
         return formula or MatrixKernel(kernel.__call__, f"kernel={kernel!r}")
@@ -123,35 +94,62 @@ def resolve_kernel(
     )
 
 
-def hyperparameters(kernel: Any, n_features: int) -> Hyperparameters:
+def hyperparameters(
+    kernel: Any,
+    n_features: int,
+    *,
+    gamma: float | Sequence[float | None] | None = None,
+    degree: float = 3,
+    coef0: float = 1,
+    kernel_params: dict[str, Any] | None = None,
+) -> Hyperparameters:
     """The free hyperparameters of whatever stands for a kernel.
+
+    Kernel objects of scikit-learn and of this package say themselves what is free; of names and strings it is
+    gamma (each kernel of a string has its own), of functions their positive parameters.
 
     Parameters
     ----------
-    kernel : scikit-learn kernel object
-    n_features : int
-        Columns of the points.
+    kernel : str, Kernel, Expr, scikit-learn kernel object or callable
+    n_features, gamma, degree, coef0, kernel_params : see `resolve_kernel`
+        Where learning starts.
 
     Raises
     ------
-    OptionError
+    OptionError, FormulaError
         If it is no kernel.
+
+    Examples
+    --------
+    >>> hyperparameters("gaussian(x,y) * (1 + linear(x,y)**2) + cauchy(x,y)", 3).names
+    ('gamma0', 'gamma2')
     """
+    if isinstance(kernel, CompoundKernel):
+        return CompoundHyperparameters([hyperparameters(k, n_features) for k in kernel.kernels])
     if isinstance(kernel, SklearnKernel):
         return SklearnHyperparameters(kernel, n_features)
-    raise OptionError(
-        f"kernel={kernel!r} is a {type(kernel).__name__}; expected a kernel object of scikit-learn."
+    resolved = resolve_kernel(
+        kernel, n_features, gamma=gamma, degree=degree, coef0=coef0, kernel_params=kernel_params
     )
+    if isinstance(resolved, MatrixKernel):
+        return MatrixHyperparameters(resolved, n_features)
+    return KernelHyperparameters(resolved, n_features)
 
 
-def check_domain(kernel: str, X: np.ndarray) -> None:
-    """Refuse rows that a kernel given by a string is not meant for.
+def check_domain(kernel: Any, X: np.ndarray) -> None:
+    """Refuse rows that a kernel given by a name, a string or scikit-learn's objects is not meant for.
 
     Raises
     ------
     DataError
         For negative numbers where the kernel compares histograms.
     """
+    if isinstance(kernel, SklearnKernel):
+        for metric, dims in pairwise_metrics(kernel):
+            if metric in NON_NEGATIVE:
+                check_non_negative(X if dims is None else X[:, dims], metric)
+    if not isinstance(kernel, str):
+        return
     atoms = parse_kernel(kernel).atoms if "(" in kernel else ()
     for name, left in [(kernel, None), *((a.name, a.left) for a in atoms)]:
         if name in NON_NEGATIVE:
@@ -176,16 +174,23 @@ def _of_string(string: KernelString, n_features: int, gamma: float | Sequence[fl
         raise ShapeError(
             f"gamma={gamma!r} has {len(given)} entries; kernel={string.text!r} has {n} kernels, {names}."
         )
-    values = [1.0 / n_features if g is None else float(g) for g in given]
-    names = {g: f"gamma{k}" for k, g in enumerate(dict.fromkeys(values))}
-    function = partial(_at_points, string, tuple(names[g] for g in values))
-    function(*points(n_features))  # columns that do not exist are noticed here
-    return FormulaKernel(function, {name: g for g, name in names.items()}, psd=string.psd)
+    values = {f"gamma{k}": 1.0 / n_features if g is None else float(g) for k, g in enumerate(given)}
+    used = _gammas_used(string, n_features)
+    return FormulaKernel(partial(_at_points, string), {name: values[name] for name in used}, psd=string.psd)
 
 
-def _at_points(string: KernelString, names: tuple[str, ...], x: Expr, y: Expr, **gammas: Expr) -> Expr:
-    """The kernel of a string; ``names`` says which parameter each of its kernels takes."""
-    return string.formula([(x, y)], [gammas.get(name) for name in names])
+def _gammas_used(string: KernelString, n_features: int) -> list[str]:
+    """Names of the parameters gamma of the kernels of a string that look at theirs."""
+    _at_points(string, *points(n_features))  # columns that do not exist are noticed here
+    arguments = Arguments(2, torch.empty(0))
+    gammas = {f"gamma{k}": arguments.add(1.0) for k in range(len(string.atoms))}
+    formula = _at_points(string, *points(n_features), **gammas)
+    return [name for name, gamma in gammas.items() if gamma in variables(formula)]
+
+
+def _at_points(string: KernelString, x: Expr, y: Expr, **gammas: Expr) -> Expr:
+    """The kernel of a string, whose k-th kernel takes ``gamma<k>``."""
+    return string.formula([(x, y)], [gammas.get(f"gamma{k}") for k in range(len(string.atoms))])
 
 
 def _of_callable(function: Callable, n_features: int, params: dict[str, Any]) -> Kernel | MatrixKernel:

@@ -9,8 +9,9 @@ import torch
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 
 from ..errors import OptionError
-from .hyperparameters import Hyperparameters, check_size
+from .hyperparameters import Hyperparameters
 from .kernel_base import Kernel
+from .matrix_kernel import check_size
 from .sklearn_kernels import translate
 
 Tensor = torch.Tensor
@@ -46,24 +47,30 @@ class SklearnHyperparameters(Hyperparameters):
         return translate(self.kernel, self.n_features) is not None
 
     def at(self, theta: np.ndarray) -> SklearnHyperparameters:
-        return SklearnHyperparameters(self.kernel.clone_with_theta(theta), self.n_features)
+        return SklearnHyperparameters(self.kernel.clone_with_theta(self.check_theta(theta)), self.n_features)
 
     def formula(self, theta: Tensor | None = None) -> Kernel:
         out = translate(self.kernel, self.n_features, theta)
         if out is None:
             raise OptionError(
                 f"kernel={self.kernel!r} has no formula, so that its matrix must fit into memory. Use fewer "
-                "rows, or kernels that have one: Matern of nu 0.5, 1.5 or 2.5, PairwiseKernel with a metric's "
-                "name, or a kernel of kerngp.models."
+                "rows, or kernels that have one: Matern of nu 0.5, 1.5 or 2.5, PairwiseKernel with the name "
+                "of a metric, or a kernel of kerngp.models."
             )
         return out
 
     def matrix(self, X: Any, Y: Any = None) -> np.ndarray:
-        check_size(self.kernel, len(X), len(X if Y is None else Y))
+        check_size(f"kernel={self.kernel!r}", len(X), len(X if Y is None else Y))
         return np.asarray(self.kernel(X, Y), dtype=np.float64)
 
+    def warn_at_bounds(self) -> None:
+        self.kernel._check_bounds_params()
+
+    def diag(self, X: Any) -> np.ndarray:
+        return np.asarray(self.kernel.diag(X), dtype=np.float64)
+
     def gradient(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        check_size(self.kernel, len(X), len(X), 1 + len(self.theta))
+        check_size(f"kernel={self.kernel!r}", len(X), len(X), 1 + len(self.theta))
         K, derivatives = self.kernel(X, eval_gradient=True)
         return np.asarray(K, dtype=np.float64), np.asarray(derivatives, dtype=np.float64)
 

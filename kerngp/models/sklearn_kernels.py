@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,10 @@ import torch
 from sklearn.gaussian_process import kernels as sk
 
 from . import kernels as our
-from .kernel_base import Kernel
+from .active_dims import ActiveDims
+from .kernel_base import Kernel, check_active_dims
+from .kernel_tree import on_columns
+from .pairwise import PAIRWISE, pairwise_kernel
 
 Tensor = torch.Tensor
 
@@ -53,6 +56,27 @@ def translate(
         return None
 
 
+def pairwise_metrics(
+    kernel: Any, dims: tuple[int, ...] | None = None
+) -> Iterator[tuple[Any, tuple[int, ...] | None]]:
+    """The metric of each PairwiseKernel in a tree of kernels, and the columns it sees; None for all.
+
+    Examples
+    --------
+    >>> list(pairwise_metrics(sk.RBF() + ActiveDims(sk.PairwiseKernel(metric="chi2"), [2, 0])))
+    [('chi2', (2, 0))]
+    """
+    if type(kernel) is sk.PairwiseKernel:
+        yield kernel.metric, dims
+        return
+    if isinstance(kernel, ActiveDims):
+        own = check_active_dims(kernel.dims, "dims of ActiveDims")
+        dims = own if dims is None else tuple(dims[k] for k in own)
+    for part in kernel.get_params(deep=False).values():
+        if isinstance(part, sk.Kernel):
+            yield from pairwise_metrics(part, dims)
+
+
 @dataclass
 class _Translation:
     """One walk through a tree of kernels, in the order in which scikit-learn counts hyperparameters."""
@@ -86,9 +110,12 @@ def _number(value: Any) -> Any:
 
 # ---------------------------------------------------------------- rules: one for each class
 
+_ZERO = our.Constant(0.0)
+
 
 def _sum(t: _Translation, k: Any) -> Kernel:
-    return t.of(k.k1) + t.of(k.k2)
+    left, right = t.of(k.k1), t.of(k.k2)
+    return right if left == _ZERO else left if right == _ZERO else left + right
 
 
 def _product(t: _Translation, k: Any) -> Kernel:
@@ -101,7 +128,7 @@ def _constant(t: _Translation, k: Any) -> Kernel:
 
 def _white(t: _Translation, k: Any) -> Kernel:
     level = t.parameters(k).noise_level
-    return our.White(level) if t.noise and k.noise_level != 0 else our.Constant(0.0)
+    return our.White(level) if t.noise and k.noise_level != 0 else _ZERO
 
 
 def _rbf(t: _Translation, k: Any) -> Kernel:
@@ -130,9 +157,30 @@ def _dot_product(t: _Translation, k: Any) -> Kernel:
 
 def _exp_sine_squared(t: _Translation, k: Any) -> Kernel:
     p = t.parameters(k)
-    if t.n_features != 1:
+    make = our.Periodic if t.n_features == 1 else our.ExpSineSquared
+    return make(p.length_scale, p.periodicity)
+
+
+def _pairwise(t: _Translation, k: Any) -> Kernel:
+    gamma = t.parameters(k).gamma
+    if k.metric not in PAIRWISE:
         raise _NoFormula
-    return our.Periodic(p.length_scale, p.periodicity)
+    more = {name: v for name, v in (k.pairwise_kernels_kwargs or {}).items() if name in ("degree", "coef0")}
+    return pairwise_kernel(k.metric, t.n_features, gamma=gamma, **more)
+
+
+def _exponentiation(t: _Translation, k: Any) -> Kernel:
+    if not k.exponent > 0:
+        raise _NoFormula
+    return t.of(k.kernel) ** k.exponent
+
+
+def _active_dims(t: _Translation, k: ActiveDims) -> Kernel:
+    dims, outside = k.columns(t.n_features), t.n_features
+    t.n_features = len(dims)
+    inside = t.of(k.kernel)
+    t.n_features = outside
+    return on_columns(inside, dims)
 
 
 _RULES: dict[type, Callable[[_Translation, Any], Kernel]] = {
@@ -145,4 +193,7 @@ _RULES: dict[type, Callable[[_Translation, Any], Kernel]] = {
     sk.RationalQuadratic: _rational_quadratic,
     sk.ExpSineSquared: _exp_sine_squared,
     sk.DotProduct: _dot_product,
+    sk.PairwiseKernel: _pairwise,
+    sk.Exponentiation: _exponentiation,
+    ActiveDims: _active_dims,
 }

@@ -41,6 +41,7 @@ def kernel_solve(
     x0: Any = None,
     callback: Callable[[Progress], Any] | None = None,
     on_fail: str = "warn",
+    progress: bool = False,
     return_info: bool = False,
 ) -> Any:
     """The solution a of (alpha I + K) a = b.
@@ -56,7 +57,7 @@ def kernel_solve(
     eps, rtol : float
         Relative residual at which to stop; ``eps`` is KeOps's name for it. Default for a method given by
         its name: 1e-6, and 1e-4 for b in float32 or less, whose solution cannot be rounded much better.
-    method, preconditioner, max_iter, time_limit, x0, callback, on_fail
+    method, preconditioner, max_iter, time_limit, x0, callback, on_fail, progress
         As for `solve`.
     return_info : bool
         Return the `Solution` as well: how the solve went, and ``explain()``.
@@ -97,6 +98,7 @@ def kernel_solve(
         "x0": x0,
         "callback": callback,
         "on_fail": on_fail,
+        "progress": progress,
     }
     if _are_many(alpha):
         found = solve_path(K, b, alpha, method, **settings)  # type: ignore[arg-type]

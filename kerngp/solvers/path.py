@@ -24,6 +24,7 @@ from .operator import LinearOperator, as_operator
 from .preconditioners.base import Preconditioner, shared, shift
 from .preconditioners.by_column import ByColumn
 from .preconditioners.custom import CustomPreconditioner
+from .progress import shown
 from .resolve import Method, Recipe, Resolved, resolve
 from .shifted import Apart, Shifted, Together
 from .solution import Progress, Solution
@@ -47,6 +48,7 @@ def solve_path(
     x0: Any = None,
     callback: Callable[[Progress], Any] | None = None,
     on_fail: str = "warn",
+    progress: bool = False,
 ) -> Solution:
     """Solve (K + alpha I) x = b for every alpha. Differentiable as `solve`, in the alphas as well.
 
@@ -66,6 +68,8 @@ def solve_path(
     tol, max_iter, time_limit, callback
         As in `solve`.
     on_fail : {"warn", "raise", "ignore"}
+    progress : bool
+        As in `solve`.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def solve_path(
     A = Shifted(K, shifts.repeat_interleave(width))
     problem = Problem(A, PathChoice.of(method, preconditioner, tol, max_iter, time_limit), on_fail)
     start = None if x0 is None else _start(torch.as_tensor(x0), count, rhs, vector)
-    solution, plain = solved(problem, rhs.repeat(*([1] * len(batch)), 1, count), start, callback)
+    with shown(progress, tol or getattr(method, "tol", CG.tol), callback) as watcher:
+        solution, plain = solved(problem, rhs.repeat(*([1] * len(batch)), 1, count), start, watcher)
     judge(plain, on_fail, stacklevel=3)
     return _by_alpha(solution, shifts.detach(), kind_of(b), vector)
 

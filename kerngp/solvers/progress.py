@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from .cg import Callback
@@ -165,3 +166,13 @@ def _rewritable(stream: Any) -> bool:
         return bool(stream.isatty())
     except (AttributeError, ValueError):
         return False
+
+
+@contextlib.contextmanager
+def shown(progress: bool, tol: float, callback: Callback | None) -> Iterator[Callback | None]:
+    """The callback of a solve, with a line on standard error around it if ``progress`` asks for one."""
+    if not progress:
+        yield callback
+        return
+    with ProgressBar(tol, callback) as bar:
+        yield bar

@@ -14,7 +14,7 @@ from .cg import CG
 from .checks import columns, require_square
 from .implicit import Choice, Problem, judge, solved
 from .operator import LinearOperator, as_operator
-from .progress import ProgressBar
+from .progress import shown
 from .resolve import Method, Recipe
 from .solution import Progress, Solution
 
@@ -103,11 +103,8 @@ def solve(
     rhs = rhs.expand(*batch, *rhs.shape[-2:])
     start = None if start is None else start.detach().expand(rhs.shape)
     problem = Problem(A, Choice.of(method, preconditioner, tol, max_iter, time_limit), on_fail)
-    if progress:
-        with ProgressBar(tol or getattr(method, "tol", CG.tol), callback) as bar:
-            solution, plain = solved(problem, rhs, start, bar)
-    else:
-        solution, plain = solved(problem, rhs, start, callback)
+    with shown(progress, tol or getattr(method, "tol", CG.tol), callback) as watcher:
+        solution, plain = solved(problem, rhs, start, watcher)
     judge(plain, on_fail, stacklevel=3)
     return _delivered(solution, kind, vector)
 

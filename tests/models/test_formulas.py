@@ -53,6 +53,10 @@ CASES = {
         (LENGTHSCALE,),
         lambda x, y: np.exp(-2 * (np.sin(math.pi * (x[:, None] - y[None])) ** 2).sum(-1) / LENGTHSCALE**2),
     ),
+    "exp_sine_squared": (
+        (LENGTHSCALE,),
+        lambda x, y: np.exp(-2 * (np.sin(math.pi * distance(x, y)) / LENGTHSCALE) ** 2),
+    ),
     "linear": ((), lambda x, y: x @ y.T),
     "polynomial": ((DEGREE, COEF0), lambda x, y: (x @ y.T + COEF0) ** DEGREE),
     "cosine": ((), cosine),

@@ -18,6 +18,7 @@ from kerngp.models import (
     RBF,
     Cauchy,
     Constant,
+    ExpSineSquared,
     FormulaKernel,
     Kernel,
     Linear,
@@ -31,7 +32,7 @@ from kerngp.models import (
     White,
 )
 from kerngp.models.kernel_base import Atom
-from kerngp.models.sklearn_kernels import translate
+from kerngp.models.kernel_matrix import white_noise
 from kerngp.options import options
 
 ARD = [0.5, 1.0, 2.0, 0.8]
@@ -73,6 +74,13 @@ PAIRS = [
         (sk.RBF() + sk.WhiteKernel(0.2)) * (sk.Matern(nu=2.5) + sk.WhiteKernel(0.4)),
     ),
     (White(0.5) * White(0.5) * Linear(), sk.WhiteKernel(0.5) * sk.WhiteKernel(0.5) * sk.DotProduct(0.0)),
+    (ExpSineSquared(0.7, 2.5), sk.ExpSineSquared(0.7, 2.5)),
+    (Linear() ** 3, sk.DotProduct(0.0) ** 3),
+    (RBF(0.7) ** 0.5 * 2.0, 2.0 * sk.RBF(0.7) ** 0.5),
+    (White(0.3) ** 2.5, sk.WhiteKernel(0.3) ** 2.5),
+    ((Linear() + White(0.3)) ** 1, (sk.DotProduct(0.0) + sk.WhiteKernel(0.3)) ** 1),
+    ((RBF() * 2 + White(0.3)) ** 4, (2 * sk.RBF() + sk.WhiteKernel(0.3)) ** 4),
+    ((RBF() + White(0.3)) ** 1.5 + RBF(), (sk.RBF() + sk.WhiteKernel(0.3)) ** 1.5 + sk.RBF()),
 ]  # fmt: skip
 IDS = [f"{k}-{ours!r}"[:50] for k, (ours, _) in enumerate(PAIRS)]
 
@@ -148,6 +156,15 @@ def test_tags():
     assert not (-1.0 * RBF())(x).psd and (-1.0 * RBF())(x).symmetric
     assert not (RBF() + Constant(-1.0))(x).psd
     assert not (RBF() * Polynomial(2, coef0=-1.0))(x).psd
+    assert (RBF() ** 2)(x).psd and (RBF() ** 2.0)(x).psd and not (RBF() ** 0.5)(x).psd
+    assert not ((RBF() + Constant(-1.0)) ** 2)(x).psd
+    assert not ExpSineSquared()(x).psd and ExpSineSquared(active_dims=[2])(x).psd
+
+
+def test_nugget_of_a_power_keeps_its_digits():
+    x, _ = data()
+    noise = (RBF() + White(1e-12)) ** 2
+    np.testing.assert_allclose(white_noise(noise, x), 2e-12, rtol=1e-10)
 
 
 # ---------------------------------------------------------------- gradients
@@ -159,6 +176,9 @@ SMOOTH = [
     lambda lengthscale: RationalQuadratic(lengthscale, alpha=0.7),
     Cauchy,
     lambda lengthscale: Periodic(lengthscale, period=1.7),
+    lambda lengthscale: ExpSineSquared(lengthscale[0], lengthscale[1]),
+    lambda lengthscale: (RBF(lengthscale) + White(0.3)) ** 3,
+    lambda lengthscale: RBF(lengthscale) ** 0.7,
     lambda lengthscale: Linear(lengthscale),
     lambda lengthscale: 1.5 * RBF(lengthscale) * Matern(2.5, 0.9) + White(0.3),
 ]
@@ -209,11 +229,19 @@ def test_repr_shows_how_to_write_it():
         "Constant(value=3.0)) + White(noise=0.1)"
     )
     assert eval(text) == k
+    k = (2.0 * RBF(bounds="fixed")) ** 2 * Matern(bounds={"lengthscale": (0.1, 2)}) ** 0.5
+    assert repr(k) == (
+        "(2.0 * RBF(lengthscale=1.0, bounds='fixed')) ** 2 * "
+        "Matern(nu=1.5, lengthscale=1.0, bounds={'lengthscale': (0.1, 2.0)}) ** 0.5"
+    )
+    assert eval(repr(k)) == k
 
 
 def test_equality_and_hash():
     assert RBF([1, 2]) == RBF(np.array([1.0, 2.0])) and hash(RBF([1, 2])) == hash(RBF((1.0, 2.0)))
     assert RBF(1) == RBF(1.0) and RBF(1.0) != RBF(2.0) and RBF() != Cauchy() and RBF() != 1.0
+    assert RBF() ** 2 == RBF() ** 2.0 and RBF() ** 2 != RBF() ** 3
+    assert RBF(bounds="fixed") != RBF() and hash(RBF(bounds=(1, 2))) == hash(RBF(bounds=[1.0, 2.0]))
     assert RBF(torch.tensor(2.0)) == RBF(torch.tensor(2.0)) and RBF(torch.tensor(2.0)) != RBF(2.0)
     assert Sum(RBF(), White()) == RBF() + White() and RBF() + White() != White() + RBF()
     assert FormulaKernel(squared, {"scale": 1.0}) != FormulaKernel(squared, {"scale": 2.0})
@@ -249,6 +277,8 @@ def test_algebra_builds_trees():
         RBF() + "x"  # type: ignore[operator]
     with pytest.raises(TypeError):
         True * RBF()
+    with pytest.raises(TypeError):
+        RBF() ** "2"  # type: ignore[operator]
 
 
 def test_every_class_of_the_module_is_exported():
@@ -265,7 +295,7 @@ def test_every_class_of_the_module_is_exported():
     assert classes <= set(models.__all__)
 
 
-# ---------------------------------------------------------------- your own formula, scikit-learn's objects
+# ---------------------------------------------------------------- your own formula
 
 
 def test_formula_kernel():
@@ -292,25 +322,6 @@ def test_formula_kernel_must_return_a_number_for_each_pair():
     assert FormulaKernel(lambda x, y: total(x * y))(x).shape == (31, 31)
 
 
-TRANSLATED = [
-    2.0 * sk.RBF(0.5) + sk.DotProduct(0.7),
-    sk.Matern([0.5, 1.0, 2.0, 3.0], nu=2.5) * sk.RationalQuadratic(0.8, 1.4),
-    sk.Matern(0.5, nu=np.inf),
-]
-
-
-@pytest.mark.parametrize("theirs", TRANSLATED, ids=repr)
-def test_translation_of_scikit_learn_objects(theirs):
-    x, y = data()
-    np.testing.assert_allclose(translate(theirs, 4)(x, y).dense(), theirs(x, y), rtol=1e-11)
-
-
-def test_no_translation_where_definitions_differ():
-    assert translate(sk.ExpSineSquared(), 2) is None and translate(sk.ExpSineSquared(), 1) is not None
-    assert translate(sk.Matern(nu=1.0), 2) is None
-    assert translate(sk.RBF() ** 2, 2) is None
-
-
 # ---------------------------------------------------------------- refusals
 
 BAD = [
@@ -335,6 +346,8 @@ BAD = [
     (lambda: Polynomial(degree=0), OptionError, "degree=0 of Polynomial: expected a positive integer"),
     (lambda: Polynomial(degree=2.5), OptionError, r"degree=2\.5"),
     (lambda: np.ones(3) * RBF(), ShapeError, r"the factor of RBF.* has shape \(3,\)"),
+    (lambda: RBF() ** 0, OptionError, "the exponent of RBF.* is 0; expected positive"),
+    (lambda: RBF() ** np.nan, OptionError, "the exponent of RBF.* finite"),
     (lambda: RBF(active_dims=[]), OptionError, "active_dims of RBF"),
     (lambda: RBF(active_dims=[-1]), OptionError, "expected column numbers 0, 1"),
     (lambda: RBF(active_dims=[1, 1]), OptionError, "a column stands there twice"),

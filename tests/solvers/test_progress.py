@@ -7,9 +7,20 @@ import io
 import pytest
 import torch
 
+from kerngp import LazyTensor
 from kerngp.engine.expr import Vi, Vj
 from kerngp.engine.formulas import FORMULAS
-from kerngp.solvers import CG, Dense, KernelOperator, Progress, Status, identity, solve
+from kerngp.solvers import (
+    CG,
+    Dense,
+    KernelOperator,
+    Progress,
+    Status,
+    identity,
+    kernel_solve,
+    solve,
+    solve_path,
+)
 from kerngp.solvers.progress import REPRINT, ProgressBar, pace
 
 
@@ -139,6 +150,20 @@ class TestSolve:
         solve(A, torch.ones(50).double(), CG(), progress=True)
         captured = capsys.readouterr()
         assert captured.out == "" and "residual" in captured.err and "of 1.0e-06" in captured.err
+
+    def test_the_bar_of_a_path_and_of_a_kernel_system(self, capsys):
+        K = Dense(torch.diag(torch.linspace(1, 50, 50)).double(), psd=True)
+        b = torch.ones(50).double()
+        x = LazyTensor(b[:, None, None]), LazyTensor(b[None, :, None])
+        for run in (
+            lambda **w: solve_path(K, b, [0.1, 1.0], CG(), **w),
+            lambda **w: kernel_solve(K, b, 0.1, method="cg", **w),
+            lambda **w: (x[0] * x[1]).solve(b[:, None], method="cg", alpha=1.0, **w),
+        ):
+            run()
+            assert capsys.readouterr().err == ""
+            run(progress=True)
+            assert "of 1.0e-06" in capsys.readouterr().err
 
     def test_the_callers_callback_is_called_and_heard(self, capsys):
         A = Dense(torch.diag(torch.linspace(1, 50, 50)).double(), psd=True)
