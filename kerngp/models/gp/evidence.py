@@ -36,8 +36,9 @@ class Evidence:
         Rows of the data that it was computed from.
     standard_error : float
         Of the value; 0 if it was computed by factorisation.
-    gradient_error : ndarray of shape (p,) or None
-        Standard errors of the gradient; None if it was computed by factorisation.
+    samples : ndarray of shape (s,) or None
+        The values that each random vector alone would give. Those of two thetas have the same vectors:
+        their difference is known far better than either.
     residual : float
         The largest of |y - A c| / |y|.
     products : int
@@ -51,7 +52,7 @@ class Evidence:
     dual: Tensor | None
     rows: int
     standard_error: float = 0.0
-    gradient_error: np.ndarray | None = None
+    samples: np.ndarray | None = None
     residual: float = 0.0
     products: int = 0
     notes: tuple[Note, ...] = ()
@@ -60,6 +61,14 @@ class Evidence:
     def failed(self) -> bool:
         """Whether there is no value."""
         return not np.isfinite(self.value)
+
+    def above(self, other: Evidence) -> tuple[float, float]:
+        """How much larger the value is than that of another theta, and the standard error of that."""
+        gain = self.value - other.value
+        if self.samples is None or other.samples is None:
+            return gain, 0.0
+        spread = (self.samples - other.samples).std(ddof=1)
+        return gain, float(spread / np.sqrt(len(self.samples)))
 
 
 Objective = Callable[[Hyperparameters, bool], Evidence]

@@ -76,8 +76,8 @@ def make_gp_plan(
     hyperparameters: int = 0,
     has_formula: bool = True,
     solver: str = "auto",
-    subset: int = 2000,
-    probes: int = 8,
+    subset: int = 1000,
+    probes: int = 16,
     memory_limit: int = 1 << 30,
 ) -> GPPlan:
     """Choose between factorisation and products, and forecast the cost.
@@ -132,8 +132,8 @@ def make_gp_plan(
         if least > memory_limit and rows > DENSE_ROWS:
             raise OptionError(
                 f"{rows:,} rows need {bytes_text(least)} for two dense matrices, more than the limit of "
-                f"{bytes_text(memory_limit)}. Use a kernel with a formula, fewer rows, or raise the limit with "
-                "memory_limit=."
+                f"{bytes_text(memory_limit)}. Use a kernel with a formula, fewer rows, or a larger "
+                "memory_limit."
             )
         steps = DENSE_STEPS if hyperparameters else 1
         pairs = steps * rows**2 * (1 + hyperparameters)

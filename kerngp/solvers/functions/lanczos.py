@@ -66,6 +66,12 @@ class Krylov:
         small = (Y @ (f(theta) * Y[..., 0, :]).unsqueeze(-1)).squeeze(-1)
         return self.combine(small * self.norms.unsqueeze(-1))
 
+    def residuals(self, eigh: tuple[Tensor, Tensor]) -> Tensor:
+        """How far B x is from the start vectors, relative to them, (*batch, s); x is `apply` of 1 / theta."""
+        theta, Y = eigh
+        last = (Y[..., -1, :] * Y[..., 0, :] / theta).sum(-1)
+        return (self.beta[..., -1] * last).abs()
+
     def combine(self, small: Tensor) -> Tensor:
         """Q c for coefficients c of shape (*batch, s, k)."""
         return (small.unsqueeze(-2) @ self.basis).squeeze(-2).mT

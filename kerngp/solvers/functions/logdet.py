@@ -20,6 +20,7 @@ The same T and basis give B^-1 z, and with it the gradient, for the same z,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,11 +171,13 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
         theta, Y = krylov.eigh()
         if bool((theta[..., 0] <= 10 * EPS * theta[..., -1]).any()):
             return True
-        samples, gaps = log_quadrature(krylov, theta, Y, B.floor)
+        samples, gaps = quadrature(krylov, theta, Y, B.floor)
         spread = samples.std(-1) / Z.shape[-1] ** 0.5 if samples.shape[-1] > 1 else torch.zeros(())
         value = (samples.mean(-1) + offset).abs().clamp_min(1.0)
         good = gaps.mean(-1) <= torch.maximum(0.1 * spread.to(value), limits.tol * value)
-        return bool(good.all()) and (not limits.gradient or _residual(krylov, theta, Y) <= limits.tol)
+        if not bool(good.all()):
+            return False
+        return not limits.gradient or float(krylov.residuals((theta, Y)).max()) <= limits.tol
 
     samples, gaps, solved, lowest, converged, products = [], [], [], float("inf"), True, 0
     for krylov in in_groups(B, Z, limits.steps, enough):
@@ -182,7 +185,7 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
         check_positive("logdet", theta)
         lowest, products = min(lowest, float(theta.min())), products + krylov.steps
         converged = converged and enough(krylov)
-        for store, values in zip((samples, gaps), log_quadrature(krylov, theta, Y, B.floor), strict=True):
+        for store, values in zip((samples, gaps), quadrature(krylov, theta, Y, B.floor), strict=True):
             store.append(values)
         if limits.gradient:
             solved.append(B.right(krylov.apply(torch.reciprocal, (theta, Y))))
@@ -190,13 +193,21 @@ def _run(B: Congruence, Z: Tensor, limits: _Limits) -> tuple[_Run, float]:
     return _Run(torch.cat(samples, -1), torch.cat(gaps, -1), pairs, converged, products), 1e-3 * lowest
 
 
-def log_quadrature(krylov: Krylov, theta: Tensor, Y: Tensor, floor: float | None) -> tuple[Tensor, Tensor]:
-    """v' log(B) v for every start vector, (*batch, s), and how far it may be off.
+def quadrature(
+    krylov: Krylov,
+    theta: Tensor,
+    Y: Tensor,
+    floor: float | None,
+    f: Callable[[Tensor], Tensor] = torch.log,
+) -> tuple[Tensor, Tensor]:
+    """v' f(B) v for every start vector, (*batch, s), and how far it may be off.
 
-    ``floor`` is a lower bound of the spectrum of B; without one half the smallest Ritz value is taken.
+    ``f`` is a function whose even derivatives have one sign and whose odd ones the other, as log and the
+    reciprocal. ``floor`` is a lower bound of the spectrum of B; without one half the smallest Ritz value is
+    taken.
     """
     size, weights = krylov.norms.square(), Y[..., 0, :].square()
-    above = (weights * theta.log()).sum(-1) * size
+    gauss = (weights * f(theta)).sum(-1) * size
     rounding = EPS * theta[..., -1] * (weights / theta).sum(-1) * size
     least = theta[..., 0]
     node = 0.5 * least if floor is None else least.clamp_max(floor / 0.999) * 0.999
@@ -204,14 +215,9 @@ def log_quadrature(krylov: Krylov, theta: Tensor, Y: Tensor, floor: float | None
     last = node + rest.square() * (Y[..., -1, :].square() / (theta - node.unsqueeze(-1))).sum(-1)
     longer = tridiagonal(torch.cat([krylov.alpha, last.unsqueeze(-1)], -1), krylov.beta)
     theta, Y = torch.linalg.eigh(longer)
-    below = (Y[..., 0, :].square() * theta.clamp_min(torch.finfo(theta.dtype).tiny).log()).sum(-1) * size
-    return 0.5 * (above + below), 0.5 * (above - below).abs() + rounding
-
-
-def _residual(krylov: Krylov, theta: Tensor, Y: Tensor) -> float:
-    """The largest relative residual of B^-1 v ~ |v| Q T^-1 e_1."""
-    last = (Y[..., -1, :] * Y[..., 0, :] / theta).sum(-1)
-    return float((krylov.beta[..., -1] * last).abs().max())
+    values = f(theta.clamp_min(torch.finfo(theta.dtype).tiny))
+    radau = (Y[..., 0, :].square() * values).sum(-1) * size
+    return 0.5 * (gauss + radau), 0.5 * (gauss - radau).abs() + rounding
 
 
 # ---------------------------------------------------------------- its gradient

@@ -255,17 +255,20 @@ def controlled(samples: Tensor, known: Tensor, mean: Tensor) -> Tensor:
     known, mean = known.detach(), mean.detach().unsqueeze(-1)
     # a difference that is no more than rounding must not be made much of
     known = torch.where((known - mean).abs() > 1e-12 * mean.abs(), known - mean, 0.0)
+    return samples - coefficients(samples.detach(), known) * known
+
+
+def coefficients(samples: Tensor, known: Tensor) -> Tensor:
+    """What `controlled` multiplies ``known`` by, which has mean 0: of a column, from the others."""
     if samples.shape[-1] < 4:
-        return samples - known  # too few to find c
-    x, y = known, samples.detach()
-    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+        return torch.ones_like(samples[..., :1, :])  # too few to find it
+    x, y = known - known.mean(-1, keepdim=True), samples - samples.mean(-1, keepdim=True)
     xy, xx = (x * y).sum(-2, keepdim=True), (x * x).sum(-2, keepdim=True)
     # without column i means move as well: the sums lose s / (s - 1) of what i contributes
     lost = samples.shape[-1] / (samples.shape[-1] - 1)
     top, bottom = xy.sum(-1, keepdim=True) - lost * xy, xx.sum(-1, keepdim=True) - lost * xx
     size = xx.sum(-1, keepdim=True)
-    c = torch.where(bottom > 1e-12 * size, top / torch.where(bottom > 0, bottom, 1.0), 1.0)
-    return samples - c * known
+    return torch.where(bottom > 1e-12 * size, top / torch.where(bottom > 0, bottom, 1.0), 1.0)
 
 
 def trace(A: Any, *, probes: int | None = None, random_state: int = 0) -> Estimate:
