@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .active_dims import ActiveDims
+from .gp.classifier import GaussianProcessClassifier
 from .kernel_base import Kernel
 from .kernel_ridge import KernelRidge
 from .kernels import (
@@ -33,6 +34,7 @@ __all__ = [
     "Constant",
     "ExpSineSquared",
     "FormulaKernel",
+    "GaussianProcessClassifier",
     "Kernel",
     "KernelLogisticRegression",
     "KernelRidge",

@@ -16,11 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
+from scipy.linalg.lapack import dpotri  # type: ignore[attr-defined]
 from scipy.special import erf, expit
 
 from ...errors import SolveError
+from ...solvers import Note
+from ..hyperparameters import Hyperparameters
+from .evidence import Evidence, no_evidence
 
 # The logistic function as a combination of error functions of f times these factors (Williams and Barber,
 # 1998, appendix A): the least squares fit at f = 0, 0.6, 2, 3.5, 4.5 and infinity.
@@ -56,6 +62,45 @@ class Mode:
     L: np.ndarray
     iterations: int
     converged: bool
+
+
+class DenseLaplace:
+    """The approximate evidence of one data set, by factorisation.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), or a sequence of what the kernel takes
+    y : ndarray of shape (n,)
+        0 or 1.
+    max_iter : int
+        Steps of Newton's iteration.
+    warm : bool
+        Start at the last mode instead of 0.
+
+    Attributes
+    ----------
+    last : ndarray of shape (n,) or None
+        The last mode.
+    """
+
+    def __init__(self, X: Any, y: np.ndarray, *, max_iter: int = 100, warm: bool = False):
+        self.X, self.y, self.max_iter, self.warm = X, y, max_iter, warm
+        self.last: np.ndarray | None = None
+
+    def mode(self, K: np.ndarray) -> Mode:
+        """The mode for a kernel matrix."""
+        mode = find_mode(K, self.y, self.last if self.warm else None, self.max_iter)
+        self.last = mode.f
+        return mode
+
+    def __call__(self, h: Hyperparameters, gradient: bool = False) -> Evidence:
+        """The approximate log marginal likelihood at a theta, -inf if it has none."""
+        K, dK = h.gradient(self.X) if gradient else (h.matrix(self.X), None)
+        try:
+            mode = self.mode(K)
+        except SolveError as error:
+            return no_evidence(h, len(self.y), Note("NO_EVIDENCE", str(error)))
+        return Evidence(mode.value, None if dK is None else slope(mode, K, dK, self.y), None, len(self.y))
 
 
 def find_mode(K: np.ndarray, y: np.ndarray, start: np.ndarray | None = None, max_iter: int = 100) -> Mode:
@@ -99,7 +144,7 @@ def find_mode(K: np.ndarray, y: np.ndarray, start: np.ndarray | None = None, max
 
 def slope(mode: Mode, K: np.ndarray, dK: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The derivatives of the value, (p,), for the derivatives dK of K, (n, n, p)."""
-    inverse, _ = scipy.linalg.lapack.dpotri(mode.L, lower=1)
+    inverse, _ = dpotri(mode.L, lower=1)
     s = -0.5 * (1.0 - np.diag(inverse)) * (1.0 - 2.0 * mode.pi)
     factor = (mode.L, True)
     v = s - mode.root * scipy.linalg.cho_solve(factor, mode.root * (K @ s), check_finite=False)
@@ -111,11 +156,9 @@ def slope(mode: Mode, K: np.ndarray, dK: np.ndarray, y: np.ndarray) -> np.ndarra
     return both.ravel() @ dK.reshape(-1, dK.shape[-1])
 
 
-def latent_variance(mode: Mode, cross: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def latent_variance(L: np.ndarray, root: np.ndarray, cross: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Posterior variances at points with the prior variances ``prior``, (m,), and ``cross`` = k(X, points)."""
-    v = scipy.linalg.solve_triangular(
-        mode.L, mode.root[:, np.newaxis] * cross, lower=True, check_finite=False
-    )
+    v = scipy.linalg.solve_triangular(L, root[:, np.newaxis] * cross, lower=True, check_finite=False)
     return prior - np.einsum("ij,ij->j", v, v)
 
 
