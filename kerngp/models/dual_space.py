@@ -165,7 +165,8 @@ class DualPreconditioner(LinearOperator):
     at : Curvature
     alpha : float
     factor : Tensor of shape (rank, n)
-        Where W is not diagonal, only the first `CORE` / C rows are used: H has a block for each pair of classes.
+        Where W is not diagonal, only the first `CORE` / C rows are used: H has a block for each pair of
+        classes.
     """
 
     work = "preconditioner"

@@ -194,8 +194,8 @@ def test_the_plan_is_known_before():
 
 
 FAR = {
-    "check_class_weight_classifiers": "there is no intercept: under a local kernel the weights of one class are not "
-    "felt far from its rows"
+    "check_class_weight_classifiers": "there is no intercept: under a local kernel the weights of one class "
+    "are not felt far from its rows"
 }
 POINTS = {"check_decision_proba_consistency": "it passes points where a matrix is asked for"}
 

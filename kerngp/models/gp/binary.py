@@ -1,4 +1,4 @@
-"""Gaussian process classification with two classes: what the classifier of any number of classes is made of."""
+"""Gaussian process classification with two classes: what that of any number of classes is made of."""
 
 from __future__ import annotations
 
@@ -150,7 +150,8 @@ class BinaryGaussianProcessClassifier(BaseEstimator):
             converged = free.found.converged
         if not converged:
             warnings.warn(
-                f"The mode of the posterior was not found in max_iter_predict={self.max_iter_predict} steps of "
+                "The mode of the posterior was not found in "
+                f"max_iter_predict={self.max_iter_predict} steps of "
                 "Newton's iteration; raise it, or scale the columns of X.",
                 ConvergenceWarning,
                 stacklevel=3,

@@ -30,18 +30,23 @@ MODES = ("one_vs_rest", "one_vs_one")
 class GaussianProcessClassifier(ClassifierMixin, BaseEstimator):
     """Gaussian process classification by the Laplace approximation, with the logistic likelihood.
 
-    The interface and the results are those of `sklearn.gaussian_process.GaussianProcessClassifier`. Up to 4,000 rows
-    matrices are factorised; above, everything comes from products whose entries are computed on the fly: the mode by
-    Newton's iteration with preconditioned solves, the log marginal likelihood with a standard error, its gradient,
+    The interface and the results are those of `sklearn.gaussian_process.GaussianProcessClassifier`. Up to
+    4,000 rows
+    matrices are factorised; above, everything comes from products whose entries are computed on the fly: the
+    mode by
+    Newton's iteration with preconditioned solves, the log marginal likelihood with a standard error, its
+    gradient,
     and variances of predictions. For more than two classes several such models are fitted.
 
     Parameters
     ----------
     kernel : kernel, str or formula, optional
-        A kernel of `sklearn.gaussian_process.kernels` or of `kerngp.models`, a string or a formula, see `KernelRidge`.
+        A kernel of `sklearn.gaussian_process.kernels` or of `kerngp.models`, a string or a formula, see
+        `KernelRidge`.
         Its hyperparameters are learned. Default 1.0 * RBF(1.0), fixed. No CompoundKernel.
     optimizer : "fmin_l_bfgs_b", callable or None, default="fmin_l_bfgs_b"
-        A callable ``optimizer(obj_func, initial_theta, bounds)`` returns theta and the minimum; None learns nothing.
+        A callable ``optimizer(obj_func, initial_theta, bounds)`` returns theta and the minimum; None learns
+        nothing.
     n_restarts_optimizer : int, default=0
         Further searches from random places within the bounds, uniform in theta; of many rows, on a subset.
     max_iter_predict : int, default=100
@@ -68,7 +73,8 @@ class GaussianProcessClassifier(ClassifierMixin, BaseEstimator):
     memory_limit : int, optional
         Bytes that matrices may take; default the option in force.
     callback : callable, optional
-        Called with a `Step` after every evaluation of the log marginal likelihood; returning True stops learning.
+        Called with a `Step` after every evaluation of the log marginal likelihood; returning True stops
+        learning.
 
     Attributes
     ----------
@@ -170,7 +176,8 @@ class GaussianProcessClassifier(ClassifierMixin, BaseEstimator):
                 f"(only class {self.classes_[0]} is present)"
             )
         shared = BinaryGaussianProcessClassifier().get_params(deep=False)
-        parameters = {name: getattr(self, name) for name in shared} | {"device": device}
+        parameters: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        parameters["device"] = device
         self.base_estimator_: Any = BinaryGaussianProcessClassifier(**parameters)
         if self.n_classes_ > 2:
             several = OneVsRestClassifier if self.multi_class == "one_vs_rest" else OneVsOneClassifier
@@ -218,7 +225,8 @@ class GaussianProcessClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if self.n_classes_ > 2 and self.multi_class == "one_vs_one":
             raise OptionError(
-                "one_vs_one multi-class mode does not support predicting probability estimates. Use one_vs_rest "
+                "one_vs_one multi-class mode does not support predicting probability estimates. "
+                "Use one_vs_rest "
                 "mode instead."
             )
         X, origin, dtype = self._points(X, "predict_proba")
@@ -268,7 +276,8 @@ class GaussianProcessClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         theta : array of shape (n_kernel_params,), optional
-            With more than two classes those of one kernel, for all models, or of all kernels. None: of the fit.
+            With more than two classes those of one kernel, for all models, or of all kernels. None: of the
+            fit.
         eval_gradient : bool, default=False
             Only for two classes.
         clone_kernel : bool, default=True

@@ -15,7 +15,6 @@ W_i var_i = 1 - (B^-1)_ii: one inverse serves both terms.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,9 @@ def find_mode(K: np.ndarray, y: np.ndarray, start: np.ndarray | None = None, max
     f = np.zeros(len(y)) if start is None else start
     signs = 2.0 * y - 1.0
     best = -np.inf
-    for iteration in range(1, max_iter + 1):
+    iteration, converged = 0, False
+    while not converged and iteration < max_iter:
+        iteration += 1
         pi = expit(f)
         W = pi * (1 - pi)
         root = np.sqrt(W)
@@ -136,9 +137,7 @@ def find_mode(K: np.ndarray, y: np.ndarray, start: np.ndarray | None = None, max
         f = K @ a
         value = -0.5 * (a @ f) - np.logaddexp(0.0, -signs * f).sum() - np.log(np.diag(L)).sum()
         converged = bool(value - best < ENOUGH)
-        if converged:
-            break
-        best = value
+        best = best if converged else value
     return Mode(float(best), f, a, pi, root, L, iteration, converged)
 
 
@@ -157,7 +156,8 @@ def slope(mode: Mode, K: np.ndarray, dK: np.ndarray, y: np.ndarray) -> np.ndarra
 
 
 def latent_variance(L: np.ndarray, root: np.ndarray, cross: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Posterior variances at points with the prior variances ``prior``, (m,), and ``cross`` = k(X, points)."""
+    """Posterior variances at points with the prior variances ``prior``, (m,), and "
+    "``cross`` = k(X, points)."""
     v = scipy.linalg.solve_triangular(L, root[:, np.newaxis] * cross, lower=True, check_finite=False)
     return prior - np.einsum("ij,ij->j", v, v)
 
@@ -175,5 +175,6 @@ def _factor(B: np.ndarray) -> np.ndarray:
     except (np.linalg.LinAlgError, ValueError) as error:
         raise SolveError(
             "the Laplace approximation has no value: the kernel matrix is not positive semi-definite or not "
-            "finite. Check the data and the kernel's parameters; a WhiteKernel added to it helps against rounding."
+            "finite. Check the data and the kernel's parameters; a WhiteKernel added to it "
+            "helps against rounding."
         ) from error

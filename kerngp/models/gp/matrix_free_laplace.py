@@ -6,7 +6,8 @@ its derivative by S, which holds the posterior variances that the implicit term 
 
     d log det B / d S_i = 2 S_i var_i,   s = -1/4 S (d log det B / d S) (1 - 2 pi)
 
-The slope of log Z is then that of 1/2 a' K a + v' K (y - pi) - 1/2 log det B by theta alone, for a, v, pi, S fixed.
+The slope of log Z is then that of 1/2 a' K a + v' K (y - pi) - 1/2 log det B by theta alone, for a, v, pi, S
+fixed.
 """
 
 from __future__ import annotations

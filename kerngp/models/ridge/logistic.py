@@ -41,13 +41,16 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
 
         sum_i w_i loss(y_i, f(x_i)) + alpha / 2 |f|^2,    |f|^2 = c' K c,
 
-    for the logistic loss of two classes, log(1 + exp(-f)) and log(1 + exp f), and for more classes the softmax
+    for the logistic loss of two classes, log(1 + exp(-f)) and log(1 + exp f), and for more classes the
+    softmax
     loss of one function for each class, or a logistic loss for each class against all others. alpha is the
     inverse of C of `sklearn.linear_model.LogisticRegression`, to which a linear kernel is the same without an
     intercept; for one, add a constant to the kernel, ``1.0 + Linear()``.
 
-    Newton's iteration solves its linear systems by preconditioned conjugate gradients, whose products compute the
-    entries of K on the fly (K is stored for small data); for very many rows f is a sum over ``n_centers`` of them
+    Newton's iteration solves its linear systems by preconditioned conjugate gradients, whose products
+    compute the
+    entries of K on the fly (K is stored for small data); for very many rows f is a sum over ``n_centers`` of
+    them
     only, the best of that form.
 
     Parameters
@@ -102,7 +105,8 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
 
     References
     ----------
-    Zhu and Hastie, Kernel logistic regression and the import vector machine, 2005. Marteau-Ferey, Bach and Rudi,
+    Zhu and Hastie, Kernel logistic regression and the import vector machine, 2005. Marteau-Ferey, Bach and
+    Rudi,
     Globally convergent Newton methods for ill-conditioned generalized self-concordant losses, 2019.
 
     Examples
@@ -172,7 +176,8 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
-            A sparse matrix is made dense if that fits into the memory limit. With ``kernel="precomputed"``, the
+            A sparse matrix is made dense if that fits into the memory limit. With ``kernel="precomputed"``,
+            the
             kernel matrix.
         y : array of shape (n_samples,)
             Labels.
@@ -199,7 +204,8 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
         self.classes_, label = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(
-                f"KernelLogisticRegression needs samples of at least 2 classes; y has 1 class, {self.classes_[0]}."
+                "KernelLogisticRegression needs samples of at least 2 classes; y has 1 class, "
+                f"{self.classes_[0]}."
             )
         weight = np.ones(len(y)) if sample_weight is None else check_weights(to_numpy(sample_weight), len(y))
         weight = weight * class_factors(self.class_weight, self.classes_, label, weight)[label]
@@ -235,7 +241,7 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
         what = (
             f"did not converge in max_iter={self.max_iter} steps: raise max_iter or alpha"
             if found.status is Status.max_iter
-            else "cannot decrease its objective any more, because of rounding: use float64, or a larger alpha or tol"
+            else "cannot decrease its objective any more, because of rounding: use float64, a larger alpha or tol"
         )
         warnings.warn(
             f"KernelLogisticRegression {what}. The last step was {found.error:.1e} times as long as f, "
@@ -394,7 +400,8 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
             raise OptionError(f"multi_class={self.multi_class!r} is unknown; expected one of {MODES}.")
         if not isinstance(self.alpha, Real) or not 0 < self.alpha < math.inf:
             raise OptionError(
-                f"alpha={self.alpha!r}; expected a positive number: without a penalty separable classes have no "
+                f"alpha={self.alpha!r}; expected a positive number: without a penalty separable "
+                "classes have no "
                 "minimum."
             )
         if not isinstance(self.tol, Real) or not 0 < self.tol < 1:

@@ -95,7 +95,8 @@ def fit_on_centers(
         )
     if white_noise(kernel, X[:1]) is not None:
         raise OptionError(
-            f"kernel={kernel!r} has white noise, a value of its own for each row, which a sum over centers does "
+            f"kernel={kernel!r} has white noise, a value of its own for each row, which a sum "
+            "over centers does "
             "not have; leave it out, or use solver='newton'."
         )
     generator = torch.Generator().manual_seed(s.seed)

@@ -6,7 +6,8 @@ In the coordinates u = T c, with Kmm = T' T, f = Phi u for Phi = Knm T^-1, and |
 
 It is solved by conjugate gradients, whose products are two passes over the pairs of rows and centres, with
 the preconditioner of a sample of rows: one weight a row, the mean of the eigenvalues of its W (Marteau-Ferey,
-Bach and Rudi, Globally convergent Newton methods for ill-conditioned generalized self-concordant losses, 2019).
+Bach and Rudi, Globally convergent Newton methods for ill-conditioned generalized self-concordant losses,
+2019).
 """
 
 from __future__ import annotations

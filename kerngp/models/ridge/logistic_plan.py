@@ -55,7 +55,8 @@ class LogisticPlan:
             f"{self.n_centers:,} inducing points" if self.n_centers else f"preconditioner of rank {self.rank}"
         )
         return (
-            f"{self.rows:,} rows x {self.features} features, {self.columns} function(s): solver={self.solver}, "
+            f"{self.rows:,} rows x {self.features} features, {self.columns} function(s): "
+            f"solver={self.solver}, "
             f"{how}, {extra} ({self.reason}); memory {bytes_text(self.memory)}"
         )
 
