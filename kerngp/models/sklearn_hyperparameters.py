@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,10 @@ class SklearnHyperparameters(Hyperparameters):
         return translate(self.kernel, self.n_features) is not None
 
     def at(self, theta: np.ndarray) -> SklearnHyperparameters:
-        return SklearnHyperparameters(self.kernel.clone_with_theta(self.check_theta(theta)), self.n_features)
+        out = copy(self)  # bounds and names stay: scikit-learn takes its time to find them
+        out.kernel = self.kernel.clone_with_theta(self.check_theta(theta))
+        out.theta = np.array(theta, dtype=np.float64)
+        return out
 
     def formula(self, theta: Tensor | None = None) -> Kernel:
         out = translate(self.kernel, self.n_features, theta)

@@ -26,7 +26,7 @@ from .inducing import InducingPoints
 from .kernel_operator import KernelOperator
 from .kernel_solve import KernelSystem, kernel_solve
 from .operator import AddedDiagonal, Dense, Diagonal, LinearOperator, as_operator, cast, identity
-from .path import solve_path
+from .path import solve_path, solve_shifted
 from .preconditioners import (
     CustomPreconditioner,
     Jacobi,
@@ -91,6 +91,7 @@ __all__ = [
     "sample",
     "solve",
     "solve_path",
+    "solve_shifted",
     "sqrt_product",
     "trace",
     "trace_inverse",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..engine.arrays import kind_of, restore
@@ -93,10 +94,7 @@ def solve_path(
             [0.2500, 0.2500, 0.2500]])
     """
     K = as_operator(K)
-    check_on_fail(on_fail)
-    if on_fail == "escalate":
-        raise OptionError("on_fail='escalate' is for one alpha; solve those that failed one by one.")
-    require_square(K, "solve_path")
+    _check_path(K, on_fail, "solve_path")
     shifts = _alphas(alphas, K.device)
     rhs, vector = columns("b", b, K.shape, None, K.device)
     batch = torch.broadcast_shapes(K.shape[:-2], rhs.shape[:-2])
@@ -109,6 +107,78 @@ def solve_path(
         solution, plain = solved(problem, rhs.repeat(*([1] * len(batch)), 1, count), start, watcher)
     judge(plain, on_fail, stacklevel=3)
     return _by_alpha(solution, shifts.detach(), kind_of(b), vector)
+
+
+def solve_shifted(
+    K: Any,
+    b: Any,
+    shifts: Tensor | Sequence[float],
+    method: Method | str = "auto",
+    *,
+    preconditioner: LinearOperator | Recipe | str | None = None,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    time_limit: float | None = None,
+    x0: Any = None,
+    callback: Callable[[Progress], Any] | None = None,
+    on_fail: str = "warn",
+) -> Solution:
+    """Solve (K + s_e I) x_e = b_e: every column has an amount on the diagonal of its own.
+
+    Otherwise as `solve_path`, which has all columns for every amount.
+
+    Parameters
+    ----------
+    K : LinearOperator or matrix of shape (N, N), symmetric
+    b : array of shape (N, E)
+    shifts : Tensor or sequence of E numbers
+    method, preconditioner, tol, max_iter, time_limit, callback, on_fail
+        As in `solve_path`.
+    x0 : array like b, optional
+
+    Returns
+    -------
+    Solution
+        x of shape (N, E).
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, OptionError, SolveError
+        As `solve_path`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from kerngp.solvers import Dense
+    >>> solve_shifted(Dense(torch.eye(2), psd=True), torch.ones(2, 2), [1.0, 3.0]).x
+    tensor([[0.5000, 0.2500],
+            [0.5000, 0.2500]])
+    """
+    K = as_operator(K)
+    _check_path(K, on_fail, "solve_shifted")
+    amounts = _alphas(shifts, K.device)
+    rhs, vector = columns("b", b, K.shape, None, K.device)
+    if vector or len(K.shape) != 2 or rhs.shape[-1] != len(amounts):
+        raise ShapeError(
+            f"b has shape {tuple(np.shape(b))} for {len(amounts)} shifts; expected ({K.shape[-1]}, "
+            f"{len(amounts)}), a column for each."
+        )
+    start = None if x0 is None else columns("x0", x0, K.shape, None, K.device)[0].detach()
+    if start is not None and start.shape != rhs.shape:
+        raise ShapeError(f"x0 has shape {tuple(start.shape)}, b {tuple(rhs.shape)}; they must be equal.")
+    choice = PathChoice.of(method, preconditioner, tol, max_iter, time_limit)
+    solution, plain = solved(Problem(Shifted(K, amounts), choice, on_fail), rhs, start, callback)
+    judge(plain, on_fail, stacklevel=3)
+    kind = kind_of(b)
+    parts = {name: restore(getattr(solution, name), kind) for name in ("x", "residual_norms", "history")}
+    return replace(solution, **parts)
+
+
+def _check_path(K: LinearOperator, on_fail: str, what: str) -> None:
+    check_on_fail(on_fail)
+    if on_fail == "escalate":
+        raise OptionError("on_fail='escalate' is for one alpha; solve those that failed one by one.")
+    require_square(K, what)
 
 
 class PathChoice(Choice):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -69,7 +70,7 @@ ROUGH = [
 
 
 def ids(kernels):
-    return [f"{k}-{kernel!r}"[:60] for k, kernel in enumerate(kernels)]
+    return [re.sub(" at 0x.*", "", f"{k}-{kernel!r}"[:60]) for k, kernel in enumerate(kernels)]
 
 
 def points(n=9, dim=3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from kerngp.solvers import (
     identity,
     solve,
     solve_path,
+    solve_shifted,
 )
 from kerngp.solvers.meter import metering
 from kerngp.solvers.preconditioners.by_column import ByColumn
@@ -178,3 +180,30 @@ def test_methods_without_shifts_solve_each_alpha_alone():
     s = solve_path(K, b, alphas, Cholesky(tol=1e-10))
     torch.testing.assert_close(s.x, expected(K.dense(), b, alphas))
     assert s.status is Status.converged
+
+
+@pytest.mark.parametrize("method", ["cg", "cholesky", "auto"])
+def test_an_amount_for_each_column(method):
+    generator = torch.Generator().manual_seed(1)
+    F = torch.randn(60, 60, dtype=torch.float64, generator=generator)
+    K, b = F @ F.T / 60, torch.randn(60, 3, dtype=torch.float64, generator=generator)
+    shifts = [0.5, 0.01, 0.5]
+    found = solve_shifted(Dense(K, psd=True), b, shifts, method, tol=1e-8)
+    eye = torch.eye(60, dtype=torch.float64)
+    for e, s in enumerate(shifts):
+        torch.testing.assert_close(
+            found.x[:, e], torch.linalg.solve(K + s * eye, b[:, e]), rtol=1e-5, atol=1e-6
+        )
+    again = solve_shifted(Dense(K, psd=True), b, shifts, "cg", x0=found.x)
+    assert again.iterations == 0
+    assert isinstance(solve_shifted(K.numpy(), b.numpy(), shifts).x, np.ndarray)
+
+
+def test_an_amount_for_each_column_refusals():
+    K, b = Dense(torch.eye(3), psd=True), torch.ones(3, 2)
+    with pytest.raises(ShapeError, match=r"b has shape \(3, 2\) for 3 shifts; expected \(3, 3\)"):
+        solve_shifted(K, b, [1.0, 2.0, 3.0])
+    with pytest.raises(ShapeError, match="x0 has shape"):
+        solve_shifted(K, b, [1.0, 2.0], x0=torch.ones(3, 1))
+    with pytest.raises(OptionError, match="escalate"):
+        solve_shifted(K, b, [1.0, 2.0], on_fail="escalate")

@@ -254,7 +254,7 @@ class BinaryGaussianProcessClassifier(BaseEstimator):
         return t.to(compute_device(self.device, t))
 
     def __getstate__(self) -> Any:
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
         state.pop("_work", None)
         return state
 

@@ -41,6 +41,7 @@ Tensor = torch.Tensor
 MOVED = 0.5  # neighbours are searched anew when a hyperparameter has changed by this factor (a logarithm)
 FEWEST_STEPS = 20  # of the Lanczos process that all columns do together, whatever the memory limit
 ROUNDING_ROWS, ROUNDING_COLUMNS = 32, 2048  # entries that float32 and float64 are compared at
+LOOSER = 10.0  # times tol: for random vectors, whose solutions are multiplied with noise anyway
 CHUNK = 1 << 24  # numbers of gathered points at a time
 
 
@@ -84,7 +85,7 @@ class MatrixFreeEvidence:
         *,
         probes: int | Tensor = 16,
         neighbours: int = 30,
-        tol: float = 0.05,
+        tol: float = 0.02,
         max_iter: int = 100,
         random_state: int = 0,
     ):
@@ -153,11 +154,11 @@ class MatrixFreeEvidence:
         if _float32_will_do(A, low, tol):
             job = _Job(Congruence(low, factor, factor.root(), False), factor, self, self.X.float(), tol)
             try:
-                return job, job.run(self._start(job))
+                return job, job.run(*self._start(job.B))
             except SolveError:  # rounding may have made a small eigenvalue negative
                 pass
         job = _Job(Congruence(A, factor, factor.root(), True), factor, self, self.X.double(), tol)
-        return job, job.run(self._start(job))
+        return job, job.run(*self._start(job.B))
 
     def _operator(self, kernel: Kernel, dtype: torch.dtype) -> LinearOperator:
         return kernel_matrix(kernel, self.X.to(dtype)) + Diagonal(self.alpha.to(dtype))
@@ -171,12 +172,14 @@ class MatrixFreeEvidence:
         self._searched = np.array(theta)
         return self.recipe.build(A)
 
-    def _start(self, job: _Job) -> Tensor | None:
-        """The last solution, if it is better than nothing."""
+    def _start(self, B: Congruence) -> tuple[Tensor, Tensor, int]:
+        """The last solution, if it is better than nothing; its residual; how many products that took."""
+        nothing = torch.zeros_like(self.Y), self.Y
         if self._dual is None:
-            return None
-        left = job.B.left(self.Y - job.B.times_A(self._dual)).norm(dim=-2)
-        return self._dual if bool((left < job.B.left(self.Y).norm(dim=-2)).all()) else None
+            return *nothing, 0
+        R = self.Y - B.times_A(self._dual)
+        better = bool((B.left(R).norm(dim=-2) < B.left(self.Y).norm(dim=-2)).all())
+        return (self._dual, R, 1) if better else (*nothing, 1)
 
 
 def _float32_will_do(A: LinearOperator, low: LinearOperator, tol: float) -> bool:
@@ -218,20 +221,20 @@ class _Job:
     x: Tensor
     tol: float
 
-    def run(self, x0: Tensor | None) -> _Found:
-        """Value and solutions, the solves starting at x0."""
+    def run(self, x0: Tensor, R: Tensor, products: int) -> _Found:
+        """Value and solutions, the solves starting at x0, where the residual is R."""
         Y, Z, (n, t) = self.data.Y, self.data.Z, self.data.Y.shape
-        R = Y if x0 is None else Y - self.B.times_A(x0)
         size = torch.cat([self.B.left(Y), Z], -1).norm(dim=-2)
         size = torch.where(size > 0, size, 1.0)
+        size[t:] *= LOOSER
         start = torch.cat([self.B.left(R), Z], -1) / size
         parts: list[tuple[Tensor, ...]] = []
-        products = 0 if x0 is None else 1
         for krylov in in_groups(self.B, start, self._steps(start), self._enough):
             theta, V = krylov.eigh()
             check_positive("the evidence", theta)
             logs, gaps = quadrature(krylov, theta, V, None)
-            forms, doubts = quadrature(krylov, theta, V, None, torch.reciprocal)
+            doubts = quadrature(krylov, theta, V, None, torch.reciprocal)[1]
+            forms = krylov.norms.square() * (V[..., 0, :].square() / theta).sum(-1)
             first = krylov.norms.square() * krylov.alpha[..., 0]  # of B itself
             left = krylov.residuals((theta, V)) * krylov.norms
             x = krylov.apply(torch.reciprocal, (theta, V))
@@ -240,18 +243,18 @@ class _Job:
         columns = (torch.cat(p, -1) for p in zip(*parts, strict=True))
         solved, logs, gaps, forms, doubts, first, left = columns
         solved, square = self.B.right(solved * size), size.square()
-        quadratic = float((forms * square)[:t].sum())
-        if x0 is not None:
-            quadratic += float((x0 * (Y + R)).sum())
+        quadratic = float((forms * square)[:t].sum() + (x0 * (Y + R)).sum())
         logs, known = (logs * square)[t:], (first * square)[t:] - n
-        c = coefficients(logs[None], known[None])[0]
+        # of a factor that is as good as exact nothing is left but rounding, from which no c can be learned
+        rounding = 100 * torch.finfo(self.B.A.torch_dtype).eps * n
+        c = coefficients(logs[None], torch.where(known.abs() > rounding, known, 0.0)[None])[0]
         offset = float(self.factor.logdet()) + n * math.log(2 * math.pi)
         samples = -0.5 * (quadratic + t * (logs - c * known + offset))
         truncation = 0.5 * (t * float((gaps * square)[t:].mean()) + float((doubts * square)[:t].sum()))
         return _Found(
             samples=samples,
             error=math.hypot(float(samples.std()) / math.sqrt(len(samples)), truncation),
-            dual=solved[:, :t] if x0 is None else x0 + solved[:, :t],
+            dual=x0 + solved[:, :t],
             solved=solved[:, t:],
             c=c,
             residual=float(left.max()),

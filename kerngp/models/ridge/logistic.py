@@ -241,7 +241,7 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
         what = (
             f"did not converge in max_iter={self.max_iter} steps: raise max_iter or alpha"
             if found.status is Status.max_iter
-            else "cannot decrease its objective any more, because of rounding: use float64, a larger alpha or tol"
+            else "cannot decrease its objective, because of rounding: use float64, a larger alpha or tol"
         )
         warnings.warn(
             f"KernelLogisticRegression {what}. The last step was {found.error:.1e} times as long as f, "
@@ -357,8 +357,8 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
 
         Examples
         --------
-        >>> KernelLogisticRegression().plan((300_000, 10)).n_centers
-        5478
+        >>> KernelLogisticRegression().plan((300_000, 10)).solver
+        'inducing'
         """
         self._check_parameters()
         shape = X if isinstance(X, tuple) and all(isinstance(n, Integral) for n in X) else np.shape(X)

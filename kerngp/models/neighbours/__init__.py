@@ -1,0 +1,1 @@
+"""Estimators of near points: neighbours, clusters, densities."""
