@@ -28,6 +28,8 @@ from .plan import GPPlan
 
 Tensor = torch.Tensor
 
+Part = Callable[[np.ndarray, bool], Objective]
+
 LAST_STEPS = 5  # evaluations on all rows, at least
 MIDDLE_STEPS = 10  # evaluations on a stage between, at most
 START_TOLERANCE = 1e-4  # of the search on the subset, relative: a fraction of a nat
@@ -133,6 +135,7 @@ def learn(
     plan: GPPlan,
     *,
     objective: Objective | None = None,
+    part: Part | None = None,
     optimizer: Any = "fmin_l_bfgs_b",
     n_restarts: int = 0,
     random_state: Any = None,
@@ -151,6 +154,9 @@ def learn(
     plan : GPPlan
     objective : Objective, optional
         The evidence of all rows, if the caller has it already.
+    part : callable (rows, dense) -> Objective, optional
+        The evidence of some rows, an array of their numbers, by factorisation or from products; default that
+        of regression with Gaussian noise.
     optimizer : "fmin_l_bfgs_b" or callable
         See `maximise`. A callable is given the evidence of all rows, whatever their number.
     n_restarts : int
@@ -198,7 +204,9 @@ def learn(
             if found is None or not np.array_equal(found[0].theta, theta):
                 found = h.at(theta), objective(h.at(theta), False)
         else:
-            start, curvature = _start(h, X, Y, alpha, plan, record, n_restarts, rng, optimizer)
+            if part is None:
+                part = _regression(X, Y, alpha, plan.probes)
+            start, curvature = _start(h, len(Y), part, plan, record, n_restarts, rng, optimizer)
             record.stage()
             end = ascend(whole, start, curvature, least=LAST_STEPS, most=max_iter)
             found, converged = (end.h, end.evidence), end.converged
@@ -214,9 +222,8 @@ def learn(
 
 def _start(
     h: Hyperparameters,
-    X: Tensor,
-    Y: np.ndarray,
-    alpha: float | np.ndarray,
+    n: int,
+    part: Part,
     plan: GPPlan,
     record: _Record,
     n_restarts: int,
@@ -224,16 +231,9 @@ def _start(
     optimizer: str,
 ) -> tuple[Hyperparameters, np.ndarray]:
     """Where the stage of all rows starts, and minus the second derivatives it has to expect."""
-    n, order = len(Y), rng.permutation(len(Y))
-
-    def part(rows: int, dense: bool) -> Objective:
-        some = order[:rows]
-        a = np.asarray(alpha)[some] if np.ndim(alpha) else alpha
-        points = X[torch.as_tensor(some, device=X.device)]
-        return record.watch(_objective(points, Y[some], a, dense, plan.probes))
-
+    order = rng.permutation(n)
     rows = plan.subset
-    value = _values(h, part(rows, True))
+    value = _values(h, record.watch(part(order[:rows], True)))
     options = {"optimizer": optimizer, "n_restarts": n_restarts, "random_state": rng}
     theta, _ = maximise(value, h.theta, h.bounds, ftol=START_TOLERANCE, **options)
     h = h.at(theta)
@@ -241,9 +241,19 @@ def _start(
     while rows * GROWTH < n:
         more = min(n, round(rows * min(GROWTH, (n / rows) ** 0.5)))
         record.stage()
-        end = ascend(part(more, False), h, curvature * (more / rows), least=1, most=MIDDLE_STEPS)
+        end = ascend(
+            record.watch(part(order[:more], False)), h, curvature * (more / rows), least=1, most=MIDDLE_STEPS
+        )
         h, curvature, rows = end.h, end.curvature, more
     return h, curvature * (n / rows)
+
+
+def _regression(X: Tensor, Y: np.ndarray, alpha: float | np.ndarray, probes: int) -> Part:
+    def part(some: np.ndarray, dense: bool) -> Objective:
+        a = np.asarray(alpha)[some] if np.ndim(alpha) else alpha
+        return _objective(X[torch.as_tensor(some, device=X.device)], Y[some], a, dense, probes)
+
+    return part
 
 
 def _objective(X: Any, Y: np.ndarray, alpha: float | np.ndarray, dense: bool, probes: int) -> Objective:
