@@ -11,8 +11,10 @@ from sklearn.utils import get_tags
 
 from kerngp.models import (
     RBF,
+    GaussianProcessClassifier,
     GaussianProcessRegressor,
     KernelDensity,
+    KernelLogisticRegression,
     KernelPCA,
     KernelRidge,
     KernelRidgeClassifier,
@@ -52,6 +54,10 @@ FOR_ANY_ROWS: list[Any] = [
     SpectralClustering(3, eigen_solver="krylov", random_state=0),
     GaussianProcessRegressor(),
     GaussianProcessRegressor(alpha=0.01, solver="matrix-free"),
+    GaussianProcessClassifier(),
+    GaussianProcessClassifier(solver="matrix-free"),
+    KernelLogisticRegression(),
+    KernelLogisticRegression(kernel="rbf", solver="inducing"),
 ]
 
 # these are meant for the four columns of `data_for`, or differ from the above in what they keep
@@ -71,6 +77,10 @@ ESTIMATORS: list[Any] = [
 DRAWS = "the draws of first centers depend on the order of the rows, as in scikit-learn"
 EXPECTED_FAILURES: dict[str, dict[str, str]] = {
     "KMeans": {f"check_sample_weight_equivalence_on_{name}_data": DRAWS for name in ("dense", "sparse")},
+    "KernelLogisticRegression": {
+        "check_class_weight_classifiers": "there is no intercept: under a local kernel the weights of one "
+        "class are not felt far from its rows"
+    },
     "KernelRidgeClassifier": {
         "check_class_weight_classifiers": "wants one class everywhere; f has no intercept, as with "
         "RidgeClassifier(fit_intercept=False)"

@@ -12,7 +12,6 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessClassifier as Theirs
 from sklearn.gaussian_process.kernels import RBF, CompoundKernel, ConstantKernel, Matern, WhiteKernel
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kerngp import models as ours
 from kerngp.errors import DataError, OptionError
@@ -267,14 +266,3 @@ def test_the_plan_is_known_before():
     assert model.plan((100, 2)).dense and not model.plan((50_000, 2)).dense
     assert GaussianProcessClassifier(KERNELS[2]).plan((5_000, 2)).dense
     assert clone(model).get_params()["kernel"] == KERNELS[0]
-
-
-@parametrize_with_checks(
-    [
-        GaussianProcessClassifier(),
-        GaussianProcessClassifier(ours.RBF(1.0), optimizer=None),
-        GaussianProcessClassifier(solver="matrix-free"),
-    ]
-)
-def test_contract(estimator, check):
-    check(estimator)

@@ -202,7 +202,6 @@ POINTS = {"check_decision_proba_consistency": "it passes points where a matrix i
 
 @parametrize_with_checks(
     [
-        KernelLogisticRegression(),
         KernelLogisticRegression(kernel=2.0 * RBF(3.0)),
         KernelLogisticRegression(multi_class="one_vs_rest"),
         KernelLogisticRegression(kernel="precomputed"),
