@@ -196,7 +196,7 @@ class GPyTorch:
     """The same model in GPyTorch: 50 steps of Adam, its default solver."""
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> GPyTorch:
-        import gpytorch
+        import gpytorch  # pyright: ignore[reportMissingImports]
         import torch
 
         x, t = torch.from_numpy(X), torch.from_numpy(y)
