@@ -15,7 +15,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import has_fit_parameter
 
-from kerngp.models import callbacks
+from kerngp.models import (
+    GaussianProcessRegressor,
+    KernelLogisticRegression,
+    KernelRidge,
+    KMeans,
+    callbacks,
+)
 from kerngp.models.callbacks import CallbackMixin, report_of, reports
 from kerngp.solvers import CG, Dense, Progress, identity, solve
 
@@ -93,6 +99,26 @@ def test_every_iteration_is_a_task():
     assert last[3] is X and last[4]["sample_weight"].sum() == 40
     assert np.array_equal(last[5].predict(X), model.predict(X))
     assert not {"_fit_task", "_callback_fit_ctx"} & set(vars(model))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        KernelRidge(solver="pcg", preconditioner_rank=0, alpha=0.1),
+        KernelLogisticRegression(),
+        KMeans(3, n_init=1, random_state=0),
+        GaussianProcessRegressor(alpha=0.1),
+        GaussianProcessRegressor(alpha=0.1, solver="matrix-free", n_probes=2),
+    ],
+    ids=lambda model: f"{type(model).__name__}-{getattr(model, 'solver', '')}",
+)
+def test_estimators_report(model: Any):
+    recorder, seen = Recorder(), []
+    target = (Y > 0).astype(int) if isinstance(model, KernelLogisticRegression) else Y
+    clone(model).set_params(callback=seen.append).set_callbacks(recorder).fit(X, target)
+    steps = [t for t in recorder.names() if t[0] == "end" and t[1] != "fit"]
+    assert len(steps) == len(seen) + 1 >= 2  # one was begun and has not been run
+    assert recorder.told[0] == ("setup", "fit") and recorder.told[-1] == ("teardown", "fit")
 
 
 def test_a_callback_stops_the_solve():

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ...engine.arrays import adopt
 from ...errors import ShapeError
 from ...options import current
+from ..callbacks import CallbackMixin, report_of, reports
 from ..hyperparameters import Hyperparameters
 from ..inputs import Origin, compute_device, read, read_rows, to_numpy
 from ..matrix_kernel import MatrixKernel
@@ -35,7 +36,9 @@ Tensor = torch.Tensor
 Callback = Callable[[Any], Any]
 
 
-class GaussianProcessRegressor(RegressorScore, MultiOutputMixin, RegressorMixin, BaseEstimator):
+class GaussianProcessRegressor(
+    CallbackMixin, RegressorScore, MultiOutputMixin, RegressorMixin, BaseEstimator
+):
     """Gaussian process regression: y = f(x) + noise, f a Gaussian process with a kernel that is learned.
 
     Interface and results are those of `sklearn.gaussian_process.GaussianProcessRegressor`. Up to 4,000 rows
@@ -184,6 +187,7 @@ class GaussianProcessRegressor(RegressorScore, MultiOutputMixin, RegressorMixin,
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @reports
     def fit(self, X: Any, y: Any) -> GaussianProcessRegressor:
         """Learn the hyperparameters and solve for the weights.
 
@@ -514,7 +518,7 @@ class GaussianProcessRegressor(RegressorScore, MultiOutputMixin, RegressorMixin,
             self.tol,
             self.max_iter,
             self.n_probes,
-            self.callback,
+            report_of(self),
         )
 
     def _plan(self, rows: int, h: Hyperparameters, targets: int) -> GPPlan:

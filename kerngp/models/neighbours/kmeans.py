@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from ...engine.arrays import adopt, adopt_any
 from ...errors import OptionError, ShapeError
 from ...solvers import Progress
+from ..callbacks import CallbackMixin, report_of, reports
 from ..inputs import Origin, check_weights, read_rows, to_numpy
 from ..running import running
 from .lloyd import Clustering, inertia, nearest_center, plus_plus, random_rows, run
@@ -24,7 +25,7 @@ from .lloyd import Clustering, inertia, nearest_center, plus_plus, random_rows, 
 Tensor = torch.Tensor
 
 
-class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class KMeans(CallbackMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """k-means clustering by Lloyd's algorithm: a fused search for the nearest center, and means.
 
     The interface is that of `sklearn.cluster.KMeans`; the same ``random_state`` draws the same first centers,
@@ -116,6 +117,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     # ---------------------------------------------------------------- fitting
 
+    @reports
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
         """Find the centers.
 
@@ -167,7 +169,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 centers,
                 max_iter=self.max_iter,
                 tol=tol,
-                callback=self.callback,
+                callback=report_of(self),
                 report=self._say if self.verbose else None,
             )
             better = best is None or found.inertia < best.inertia

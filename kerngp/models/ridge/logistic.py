@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from ...errors import DataError, OptionError, ShapeError
 from ...options import current
 from ...solvers import Progress, Status
+from ..callbacks import CallbackMixin, report_of, reports
 from ..inputs import Origin, check_weights, read, read_rows, to_numpy
 from ..kernel_base import Kernel
 from ..kernel_matrix import kernel_matrix
@@ -34,7 +35,7 @@ Tensor = torch.Tensor
 MODES = ("multinomial", "one_vs_rest")
 
 
-class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
+class KernelLogisticRegression(CallbackMixin, ClassifierMixin, BaseEstimator):
     """Logistic regression on functions of a kernel: linear in the kernel's features, with probabilities.
 
     With f(x) = sum_i c_i k(x, x_i) it minimises
@@ -170,6 +171,7 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
 
     # ------------------------------------------------------------ fit
 
+    @reports
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelLogisticRegression:
         """Minimise.
 
@@ -218,7 +220,7 @@ class KernelLogisticRegression(ClassifierMixin, BaseEstimator):
         columns = likelihood.y.shape[1]
         plan = self._plan(len(used), X.shape[1], columns, isinstance(kernel, MatrixKernel))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = Settings(float(self.alpha), self.tol, self.max_iter, seed, self.callback)
+        settings = Settings(float(self.alpha), self.tol, self.max_iter, seed, report_of(self))
         with running(self, "fit", plan) as run:
             if plan.solver == "inducing":
                 coef, points, found = fit_on_centers(kernel, X[used], likelihood, plan, settings)
