@@ -37,7 +37,7 @@ PYTHON_GPU ?= python3
 gpu:
 	$(PYTHON_GPU) -c "import pycuda" 2>/dev/null || $(PYTHON_GPU) -m kerngp install-cuda
 	$(PYTHON_GPU) -m kerngp doctor
-	$(PYTHON_GPU) -m pytest -m gpu tests/cuda
+	$(PYTHON_GPU) -m pytest -m gpu tests
 	KERNGP_TEST_BACKEND=cuda $(PYTHON_GPU) -m pytest $(CUDA_SUITE)
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(PYTHON_GPU) -m kerngp doctor
 	compute-sanitizer --tool racecheck --error-exitcode 1 $(PYTHON_GPU) -m kerngp doctor
