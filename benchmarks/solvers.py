@@ -84,6 +84,7 @@ class System:
 SYSTEMS = [
     System("etopo 8k", datasets.etopo, 8_000, 2_000, "matern32", 0.1, 1e-6),
     System("etopo 8k, easy", datasets.etopo, 8_000, 2_000, "matern32", 0.1, 1e-4),
+    System("etopo 8k, harder", datasets.etopo, 8_000, 2_000, "matern32", 0.1, 1e-5),
     System("etopo 65k", datasets.etopo, 64_800, 4_000, "matern32", 0.1, 8e-3 / 64_800),
     System("diamonds", datasets.diamonds, 20_000, 2_000, "matern32", 2.0, 1e-6),
     System("flights", datasets.flights, 20_000, 2_000, "rbf", 1.5, 1e-6),
