@@ -33,7 +33,6 @@ from .solve import check_on_fail
 from .switch import Switching
 
 Tensor = torch.Tensor
-ALIKE = 8.0  # alphas within this factor share a preconditioner
 
 
 def solve_path(
